@@ -1,12 +1,15 @@
 //! VFIO for PCI.
 
 mod address;
+pub mod bind;
 mod chain;
+pub mod checks;
 mod config;
 mod container;
 mod device;
 mod error;
 mod group;
+mod holders;
 mod ioctl;
 mod iommu_info;
 mod irq;
@@ -28,6 +31,7 @@ pub use container::Container;
 pub use device::{Device, DeviceInfo};
 pub use error::{DeviceError, GroupError};
 pub use group::Group;
+pub use holders::Holder;
 pub use irq::{
     IRQ_ERROR, IRQ_INTX, IRQ_MSI, IRQ_MSIX, IRQ_REQUEST, IrqFlags, IrqInfo, IrqSelection,
 };

@@ -11,10 +11,7 @@ use core::time::Duration;
 
 use bitfield_struct::bitfield;
 
-pub use memory::{
-    Bpinfo, Bprsel, Cmbloc, Cmbmsc, Cmbsts, Cmbsz, ElasticityBuffer, Pmrcap, Pmrctl, Pmrsts,
-    WriteThroughput,
-};
+pub use memory::{Bpinfo, Cmbloc, Cmbmsc, Cmbsts, Cmbsz, Pmrcap, Pmrctl, Pmrsts};
 
 use crate::command::QueueSize;
 use crate::prp::PageSize;
