@@ -1,1 +1,66 @@
-//! TO BE WRITTEN
+//! An NVMe 2.0 controller in software, in this process.
+//!
+//! It is what the driver runs on where there is no SSD, no root and no IOMMU, and what its tests run on everywhere: it can be stepped, so
+//! that a run repeats exactly; its IOMMU reports every access outside a live mapping; and it does wrong what it is told to
+//! do wrong.
+//!
+//! - [`Emulator`]: the controller: registers, doorbells, configuration space, [`step`](Emulator::step) or
+//!   [`spawn`](Emulator::spawn).
+//! - [`Config`]: what to build, also as the text `size=1G,lba=4096,...`.
+//! - [`SoftwareIommu`]: the domain behind the controller, with its [`IommuFault`]s.
+//! - [`Backend`]: the seam to what executes commands; [`MemoryBackend`] keeps data, [`NullBackend`] moves none.
+//! - [`Fault`]: what goes wrong on demand.
+//!
+//! ```
+//! use nvme_vfio_emulator::Emulator;
+//!
+//! let emulator = Emulator::new("size=64M,lba=4096".parse()?)?;
+//! assert_eq!(emulator.register_read(0x08, 4), 0x0002_0000); // VS: version 2.0
+//! assert_eq!(emulator.register_read(0x1c, 4) & 1, 0); // CSTS.RDY
+//! # Ok::<(), nvme_vfio_emulator::ConfigError>(())
+//! ```
+//!
+//! # How it judges
+//! The controller reads the 64 raw bytes of a command with code of its own and does literally what they say. It shares no decoder with the
+//! crates that build commands or judge them, so that one misread field cannot hide in both. What it does not implement answers
+//! Invalid Command Opcode, and is counted.
+//!
+//! # Threads
+//! One lock holds the controller's state. Register accesses take it and act at once; a step takes it for all that is pending. Doorbells are plain
+//! shared memory, as on real hardware: a write is seen at the next step. While a step runs, nothing can be unmapped from
+//! the software IOMMU, so an `unmap` that returned proves that no copy is under way.
+//!
+//! # Memory
+//! Host memory is touched in one module only, by raw copies bounded by the mapping. A completion entry's last dword is stored with Release after
+//! its data and its other dwords; doorbells are read with Acquire.
+
+mod admin;
+mod backend;
+mod command;
+mod config;
+mod config_space;
+mod controller;
+mod emulator;
+mod execute;
+mod fault;
+mod flight;
+mod io;
+mod iommu;
+mod memory;
+mod prp;
+mod queue;
+mod registers;
+mod thread;
+
+pub use backend::{
+    Backend, BackendCompletion, MemoryBackend, NullBackend, Operation, Outcome, Request,
+};
+pub use config::{BackendKind, Config, ConfigError};
+pub use controller::Statistics;
+pub use emulator::Emulator;
+pub use fault::{CommandFault, ControllerFault, Fault, Matcher, OnAbort, QueueKind, Until};
+pub use iommu::{
+    DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,
+    Segment, SoftwareIommu,
+};
+pub use thread::EmulatorThread;

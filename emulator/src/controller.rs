@@ -1,0 +1,393 @@
+//! The controller's state, and its life: enabled, disabled, shut down, reset.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use crate::admin::events::Events;
+use crate::admin::features::Features;
+use crate::admin::log::Logs;
+use crate::backend::{Backend, BackendCompletion, MemoryBackend, NullBackend, Request};
+use crate::command::Entry;
+use crate::config::{BackendKind, Config, ConfigError};
+use crate::config_space::ConfigSpace;
+use crate::fault::{ControllerFault, Fault, Faults};
+use crate::flight::{Flights, Held};
+use crate::iommu::{DeviceMemory, Segment};
+use crate::prp::Extent;
+use crate::queue::{CompletionQueue, SubmissionQueue};
+use crate::registers::{
+    CFS, Configuration, Effect, RDY, Registers, SHST, SHST_COMPLETE, SHST_OCCURRING,
+};
+
+/// Submission entries fetched at once.
+pub(crate) const BATCH: usize = 64;
+
+/// Where the controller is between disabled and ready. CSTS says what the host may know of it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum State {
+    Disabled,
+    /// CC.EN is 1, and a fault keeps CSTS.RDY at 0.
+    Starting,
+    Ready,
+    /// CC.EN is 0, and CSTS.RDY stays 1 until the back end has let go of all memory.
+    Stopping,
+    /// CC.EN is 0, and a fault keeps CSTS.RDY at 1.
+    Stuck,
+}
+
+/// What the controller has done so far.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Statistics {
+    /// Calls of [`Emulator::step`](crate::Emulator::step).
+    pub steps: u64,
+    /// Submission entries fetched.
+    pub commands: u64,
+    /// Completion entries posted.
+    pub completions: u64,
+    /// Commands that are not implemented and were answered with Invalid Command Opcode.
+    pub unsupported_commands: u64,
+    /// Doorbell values or doorbells that were invalid.
+    pub invalid_doorbells: u64,
+    /// Commands that an injected fault befell.
+    pub faulted_commands: u64,
+    /// Commands that hang or are delayed now.
+    pub held_commands: usize,
+}
+
+/// Buffers that are kept from step to step, so that none is allocated per command.
+#[derive(Debug, Default)]
+pub(crate) struct Scratch {
+    pub(crate) entries: Vec<[u64; 8]>,
+    pub(crate) requests: Vec<Request>,
+    pub(crate) segments: Vec<Segment>,
+    pub(crate) extents: Vec<Extent>,
+    pub(crate) completions: Vec<BackendCompletion>,
+}
+
+/// Everything behind the controller's lock.
+#[derive(Debug)]
+pub(crate) struct Core {
+    pub(crate) config: Config,
+    pub(crate) registers: Registers,
+    pub(crate) config_space: ConfigSpace,
+    pub(crate) state: State,
+    pub(crate) doorbells: Arc<[AtomicU32]>,
+    /// By identifier; 0 is the admin queue.
+    pub(crate) submission: Vec<Option<SubmissionQueue>>,
+    pub(crate) completion: Vec<Option<CompletionQueue>>,
+    /// Identifiers of the I/O submission queues that exist.
+    pub(crate) active: Vec<u16>,
+    /// The active queue that is served first in the next step.
+    pub(crate) turn: usize,
+    pub(crate) features: Features,
+    pub(crate) events: Events,
+    pub(crate) logs: Logs,
+    pub(crate) backend: Box<dyn Backend>,
+    pub(crate) flights: Flights,
+    pub(crate) held: Vec<Held>,
+    /// Delete I/O Submission Queue commands that wait for the queue's last command: their identifiers and the queue's.
+    pub(crate) deletions: Vec<(u16, u16)>,
+    pub(crate) faults: Faults,
+    pub(crate) junk: Option<Vec<u8>>,
+    pub(crate) scratch: Scratch,
+    pub(crate) statistics: Statistics,
+}
+
+impl Core {
+    pub(crate) fn new(config: Config) -> Result<Core, ConfigError> {
+        config.check()?;
+        let backend: Box<dyn Backend> = match config.backend {
+            BackendKind::Null => Box::new(NullBackend::default()),
+            BackendKind::Memory => {
+                let memory = MemoryBackend::new(config.namespaces.len(), config.size);
+                Box::new(memory.map_err(|source| ConfigError::Memory {
+                    bytes: config.size,
+                    source,
+                })?)
+            }
+        };
+        Core::with_backend(config, backend)
+    }
+
+    pub(crate) fn with_backend(
+        config: Config,
+        backend: Box<dyn Backend>,
+    ) -> Result<Core, ConfigError> {
+        config.check()?;
+        let bytes = config.doorbell_bytes();
+        let queues = usize::from(config.queues) + 1;
+        Ok(Core {
+            registers: Registers::new(&config),
+            config_space: ConfigSpace::new(0x1000 + bytes),
+            state: State::Disabled,
+            doorbells: (0..bytes / 4).map(|_| AtomicU32::new(0)).collect(),
+            submission: (0..queues).map(|_| None).collect(),
+            completion: (0..queues).map(|_| None).collect(),
+            active: Vec::new(),
+            turn: 0,
+            features: Features::new(&config),
+            events: Events::default(),
+            logs: Logs::default(),
+            backend,
+            flights: Flights::default(),
+            held: Vec::new(),
+            deletions: Vec::new(),
+            faults: Faults::default(),
+            junk: None,
+            scratch: Scratch {
+                entries: vec![[0; 8]; BATCH],
+                ..Scratch::default()
+            },
+            statistics: Statistics::default(),
+            config,
+        })
+    }
+
+    /// Bytes of a memory page as CC.MPS sets it.
+    pub(crate) fn page(&self) -> u64 {
+        4096 << self.registers.cc.mps()
+    }
+
+    pub(crate) fn gone(&self) -> bool {
+        self.faults.armed(ControllerFault::Gone)
+    }
+
+    /// Whether commands are processed.
+    pub(crate) fn running(&self) -> bool {
+        self.state == State::Ready && self.registers.csts & (CFS | SHST) == 0
+    }
+
+    /// The doorbell of a queue: its submission tail or completion head.
+    pub(crate) fn doorbell(&self, qid: u16, completion: bool) -> Option<&AtomicU32> {
+        let index = (2 * usize::from(qid) + usize::from(completion)) << self.config.dstrd;
+        self.doorbells.get(index)
+    }
+
+    /// A new queue starts with its doorbell at 0, whatever was written there before.
+    pub(crate) fn clear_doorbell(&self, qid: u16, completion: bool) {
+        if let Some(doorbell) = self.doorbell(qid, completion) {
+            doorbell.store(0, Ordering::Relaxed);
+        }
+    }
+
+    /// The controller cannot go on: CSTS.CFS, until it is disabled.
+    pub(crate) fn fatal(&mut self, why: &str) {
+        tracing::error!(why, "fatal status");
+        self.registers.csts |= CFS;
+    }
+
+    pub(crate) fn inject(&mut self, fault: Fault) {
+        if matches!(fault, Fault::Controller(ControllerFault::Fatal, _)) {
+            // It is an event, not a state: disabling the controller ends it.
+            self.fatal("injected");
+        } else {
+            self.faults.inject(fault);
+        }
+    }
+
+    pub(crate) fn read_register(
+        &mut self,
+        offset: u32,
+        bytes: usize,
+        memory: &DeviceMemory<'_>,
+    ) -> u64 {
+        if self.gone() {
+            return if bytes == 8 {
+                u64::MAX
+            } else {
+                u64::from(u32::MAX)
+            };
+        }
+        if self.state == State::Stopping {
+            self.finish_stopping(memory);
+        }
+        self.registers.read(offset, bytes)
+    }
+
+    pub(crate) fn write_register(
+        &mut self,
+        offset: u32,
+        bytes: usize,
+        value: u64,
+        memory: &DeviceMemory<'_>,
+    ) {
+        if self.gone() {
+            return;
+        }
+        match self.registers.write(offset, bytes, value) {
+            Effect::Nothing => {}
+            Effect::Configuration { before, now } => self.configure(before, now, memory),
+        }
+    }
+
+    fn configure(&mut self, before: Configuration, now: Configuration, memory: &DeviceMemory<'_>) {
+        match (before.enabled(), now.enabled()) {
+            (false, true) if self.state == State::Disabled => self.enable(),
+            // Enabled again before CSTS.RDY fell to 0, which no host may do.
+            (false, true) => self.fatal("enabled while still stopping"),
+            (true, false) => self.disable(memory),
+            _ => {}
+        }
+        if now.shn() != 0 && before.shn() != now.shn() {
+            self.shut_down(memory);
+        }
+    }
+
+    fn enable(&mut self) {
+        if let Err(why) = self.start() {
+            self.fatal(why);
+        }
+    }
+
+    fn start(&mut self) -> Result<(), &'static str> {
+        let cc = self.registers.cc;
+        let mps = cc.mps();
+        if cc.css() != 0 {
+            return Err("CC.CSS selects a command set that CAP.CSS does not offer");
+        }
+        if cc.ams() != 0 {
+            return Err("CC.AMS selects an arbitration that CAP.AMS does not offer");
+        }
+        if mps < u32::from(self.config.mpsmin) || mps > u32::from(self.config.mpsmax) {
+            return Err("CC.MPS is outside CAP.MPSMIN to CAP.MPSMAX");
+        }
+        // Zero leaves the entry sizes for later, but before I/O queues are created.
+        if !matches!(cc.iosqes(), 0 | 6) || !matches!(cc.iocqes(), 0 | 4) {
+            return Err("CC.IOSQES or CC.IOCQES is not 64 or 16 bytes");
+        }
+        let (asqs, acqs) = (self.registers.aqa & 0xfff, self.registers.aqa >> 16 & 0xfff);
+        if asqs == 0 || acqs == 0 {
+            return Err("AQA has an admin queue of one entry");
+        }
+        let page = self.page();
+        if !self.registers.asq.is_multiple_of(page) || !self.registers.acq.is_multiple_of(page) {
+            return Err("ASQ or ACQ is not aligned to a memory page");
+        }
+        let mut completion = CompletionQueue::new(self.registers.acq, acqs + 1);
+        completion.users = 1;
+        self.clear_doorbell(0, false);
+        self.clear_doorbell(0, true);
+        self.set_queue(
+            0,
+            Some(SubmissionQueue::new(self.registers.asq, asqs + 1, 0)),
+            Some(completion),
+        );
+        self.registers.csts &= !SHST;
+        if self.faults.armed(ControllerFault::NeverReady) {
+            self.state = State::Starting;
+        } else {
+            self.state = State::Ready;
+            self.registers.csts |= RDY;
+        }
+        Ok(())
+    }
+
+    fn set_queue(
+        &mut self,
+        qid: u16,
+        submission: Option<SubmissionQueue>,
+        completion: Option<CompletionQueue>,
+    ) {
+        if let Some(place) = self.submission.get_mut(usize::from(qid)) {
+            *place = submission;
+        }
+        if let Some(place) = self.completion.get_mut(usize::from(qid)) {
+            *place = completion;
+        }
+    }
+
+    fn disable(&mut self, memory: &DeviceMemory<'_>) {
+        if matches!(self.state, State::Ready | State::Stuck)
+            && self.faults.armed(ControllerFault::NeverDisabled)
+        {
+            self.state = State::Stuck;
+            return;
+        }
+        self.state = State::Stopping;
+        self.finish_stopping(memory);
+    }
+
+    /// Waits, from call to call, for the back end to let go of the host's memory; only then CSTS.RDY falls.
+    pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
+        let mut completions = std::mem::take(&mut self.scratch.completions);
+        completions.clear();
+        self.backend.poll(memory, &mut completions);
+        for completion in completions.drain(..) {
+            self.flights.finish(completion.tag);
+        }
+        self.scratch.completions = completions;
+        if self.flights.is_empty() {
+            self.clear();
+        }
+    }
+
+    /// The end of a reset of any kind: nothing of the host's memory is used from here on.
+    fn clear(&mut self) {
+        self.state = State::Disabled;
+        self.registers.reset();
+        self.submission.iter_mut().for_each(|queue| *queue = None);
+        self.completion.iter_mut().for_each(|queue| *queue = None);
+        self.doorbells
+            .iter()
+            .for_each(|doorbell| doorbell.store(0, Ordering::Relaxed));
+        self.active.clear();
+        self.held.clear();
+        self.deletions.clear();
+        self.flights = Flights::default();
+        self.features = Features::new(&self.config);
+        self.events = Events::default();
+    }
+
+    fn shut_down(&mut self, memory: &DeviceMemory<'_>) {
+        self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
+        self.finish_shutdown(memory);
+    }
+
+    /// Waits, from call to call, for the commands in flight; then the shutdown is complete.
+    pub(crate) fn finish_shutdown(&mut self, memory: &DeviceMemory<'_>) {
+        self.collect(memory);
+        if self.flights.is_empty() && !self.faults.armed(ControllerFault::ShutdownNeverCompletes) {
+            self.registers.csts = self.registers.csts & !SHST | SHST_COMPLETE;
+        }
+    }
+
+    /// A function-level reset: at once, whatever is under way.
+    pub(crate) fn function_reset(&mut self) {
+        if self.gone() {
+            return;
+        }
+        self.backend.reset();
+        self.faults.function_reset();
+        self.registers.cc = Configuration(0);
+        self.config_space.reset();
+        self.clear();
+    }
+
+    pub(crate) fn submission(&mut self, sqid: u16) -> Option<&mut SubmissionQueue> {
+        self.submission.get_mut(usize::from(sqid))?.as_mut()
+    }
+
+    pub(crate) fn completion(&mut self, cqid: u16) -> Option<&mut CompletionQueue> {
+        self.completion.get_mut(usize::from(cqid))?.as_mut()
+    }
+
+    pub(crate) fn statistics(&self) -> Statistics {
+        Statistics {
+            faulted_commands: self.faults.fired(),
+            held_commands: self.held.len(),
+            ..self.statistics
+        }
+    }
+
+    /// Lets the commands go that hang and that `which` names.
+    pub(crate) fn release(&mut self, which: impl Fn(u16, &Entry) -> bool) -> usize {
+        let mut released = 0;
+        for held in &mut self.held {
+            if held.due.is_none() && which(held.sqid, &held.entry) {
+                held.due = Some(0);
+                released += 1;
+            }
+        }
+        released
+    }
+}

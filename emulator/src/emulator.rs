@@ -1,0 +1,186 @@
+//! The emulated controller as its users hold it.
+
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+
+use nvme_vfio_dma::DomainLimits;
+
+use crate::backend::Backend;
+use crate::config::{Config, ConfigError};
+use crate::controller::{Core, Statistics};
+use crate::fault::Fault;
+use crate::iommu::SoftwareIommu;
+
+/// The interrupt range of x86, which no IOMMU maps.
+const HOLE: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
+
+/// An NVMe controller in software.
+///
+/// Register accesses act at once. Commands are executed by [`Emulator::step`], from whichever thread calls it, or by the thread
+/// that [`Emulator::spawn`] starts. Any method may be called from any thread.
+#[derive(Debug)]
+pub struct Emulator {
+    config: Config,
+    iommu: Arc<SoftwareIommu>,
+    doorbells: Arc<[AtomicU32]>,
+    core: Mutex<Core>,
+    /// How many callers want the lock for something other than a step; a stepping thread lets them in.
+    visitors: AtomicUsize,
+}
+
+impl Emulator {
+    /// Builds a controller, as after power-on: disabled, bus mastering off.
+    ///
+    /// # Errors
+    /// What [`Config::check`] finds, or [`ConfigError::Memory`].
+    pub fn new(config: Config) -> Result<Arc<Emulator>, ConfigError> {
+        Ok(Emulator::from_core(config.clone(), Core::new(config)?))
+    }
+
+    /// Builds a controller in front of a back end of the caller's; `config.backend` says nothing then.
+    ///
+    /// # Errors
+    /// What [`Config::check`] finds.
+    pub fn with_backend(
+        config: Config,
+        backend: Box<dyn Backend>,
+    ) -> Result<Arc<Emulator>, ConfigError> {
+        Ok(Emulator::from_core(
+            config.clone(),
+            Core::with_backend(config, backend)?,
+        ))
+    }
+
+    fn from_core(config: Config, core: Core) -> Arc<Emulator> {
+        let last = u64::MAX >> (64 - u32::from(config.iova_bits));
+        let iommu = SoftwareIommu::new(DomainLimits {
+            iova_ranges: vec![0..=HOLE.0 - 1, HOLE.1 + 1..=last],
+            page_sizes: 0x4020_1000,
+            mappings: Some(config.mappings),
+        });
+        Arc::new(Emulator {
+            config,
+            iommu: Arc::new(iommu),
+            doorbells: Arc::clone(&core.doorbells),
+            core: Mutex::new(core),
+            visitors: AtomicUsize::new(0),
+        })
+    }
+
+    /// What was asked for.
+    #[must_use]
+    pub fn config(&self) -> &Config {
+        &self.config
+    }
+
+    /// The domain that the controller does its DMA through.
+    #[must_use]
+    pub fn iommu(&self) -> Arc<SoftwareIommu> {
+        Arc::clone(&self.iommu)
+    }
+
+    /// The doorbells, a `u32` for each 4 bytes of BAR 0 from 0x1000 on: the tail of submission queue `q` is at index
+    /// `2 * q << DSTRD`, the head of completion queue `q` at `(2 * q + 1) << DSTRD`. The controller sees a new value at its next step,
+    /// with all that was written to memory before, if it was stored with Release.
+    #[must_use]
+    pub fn doorbells(&self) -> &Arc<[AtomicU32]> {
+        &self.doorbells
+    }
+
+    fn visit(&self) -> MutexGuard<'_, Core> {
+        self.visitors.fetch_add(1, Ordering::Relaxed);
+        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        self.visitors.fetch_sub(1, Ordering::Relaxed);
+        core
+    }
+
+    /// Whether somebody waits for the controller's lock.
+    pub(crate) fn has_visitors(&self) -> bool {
+        self.visitors.load(Ordering::Relaxed) > 0
+    }
+
+    /// Reads 4 or 8 bytes of BAR 0. Misaligned offsets and other sizes read 0, as do doorbells; all ones when the controller
+    /// is gone.
+    #[must_use]
+    pub fn register_read(&self, offset: u32, bytes: usize) -> u64 {
+        let mut core = self.visit();
+        let memory = self.iommu.memory(core.config_space.bus_master());
+        core.read_register(offset, bytes, &memory)
+    }
+
+    /// Writes 4 or 8 bytes of BAR 0. Misaligned offsets and other sizes are ignored. An offset from 0x1000 on rings a
+    /// doorbell.
+    pub fn register_write(&self, offset: u32, bytes: usize, value: u64) {
+        if let Some(doorbell) = offset.checked_sub(0x1000) {
+            if bytes == 4
+                && doorbell.is_multiple_of(4)
+                && let Some(doorbell) = self.doorbells.get(doorbell as usize / 4)
+            {
+                doorbell.store(value as u32, Ordering::Release);
+            }
+            return;
+        }
+        let mut core = self.visit();
+        let memory = self.iommu.memory(core.config_space.bus_master());
+        core.write_register(offset, bytes, value, &memory);
+    }
+
+    /// Reads configuration space; all ones past its 256 bytes, or when the controller is gone.
+    pub fn config_read(&self, offset: u64, into: &mut [u8]) {
+        let core = self.visit();
+        if core.gone() {
+            into.fill(0xff);
+        } else {
+            core.config_space.read(offset, into);
+        }
+    }
+
+    /// Writes configuration space; only bits that can be written change.
+    pub fn config_write(&self, offset: u64, from: &[u8]) {
+        let mut core = self.visit();
+        if !core.gone() {
+            core.config_space.write(offset, from);
+        }
+    }
+
+    /// A function-level reset: whatever is under way ends at once, CC and CSTS are 0, bus mastering is off. AQA, ASQ and ACQ keep
+    /// their values. When it returns, no memory is touched for an earlier command any more.
+    pub fn reset(&self) {
+        self.visit().function_reset();
+    }
+
+    /// Does what is pending: doorbells, commands, completions. How many completions were posted.
+    pub fn step(&self) -> usize {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = self.iommu.memory(core.config_space.bus_master());
+        core.step(&memory)
+    }
+
+    /// Arms a fault.
+    pub fn inject(&self, fault: Fault) {
+        self.visit().inject(fault);
+    }
+
+    /// Disarms all faults. Commands that hang already go on hanging until [`Emulator::release`].
+    pub fn clear_faults(&self) {
+        self.visit().faults.clear();
+    }
+
+    /// Lets all commands go that hang: they run in the next step, their data moves then. How many there were.
+    pub fn release(&self) -> usize {
+        self.visit().release(|_, _| true)
+    }
+
+    /// Lets one command go that hangs; whether it was found.
+    pub fn release_command(&self, sqid: u16, cid: u16) -> bool {
+        self.visit()
+            .release(|queue, entry| queue == sqid && entry.cid() == cid)
+            > 0
+    }
+
+    /// What was done so far.
+    #[must_use]
+    pub fn statistics(&self) -> Statistics {
+        self.visit().statistics()
+    }
+}

@@ -1,0 +1,486 @@
+//! One step of the controller: doorbells, entries, completions.
+
+use std::sync::atomic::Ordering;
+
+use nvme_vfio_queues::Status;
+
+use crate::admin;
+use crate::admin::events::Event;
+use crate::admin::log::ErrorEntry;
+use crate::backend::Outcome;
+use crate::command::Entry;
+use crate::controller::{BATCH, Core, State};
+use crate::fault::{CommandFault, OnAbort};
+use crate::flight::{Bend, Completion, Flight, Held};
+use crate::io;
+use crate::iommu::DeviceMemory;
+use crate::prp::Extent;
+use crate::registers::{SHST, SHST_OCCURRING};
+
+/// What became of a command.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Reply {
+    /// It is done; dword 0 of its completion.
+    Now(u32),
+    /// The back end has it, and its completion entry stays promised.
+    Backend,
+    /// It is answered some other time, and no completion entry is promised to it until then.
+    Later,
+}
+
+/// How a command is run.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Run {
+    pub(crate) bend: Bend,
+    /// Nobody waits for its completion any more.
+    pub(crate) silent: bool,
+    /// Its memory, when that was found before.
+    pub(crate) extents: Option<Vec<Extent>>,
+}
+
+impl Core {
+    /// Does what is pending; how many completions were posted.
+    pub(crate) fn step(&mut self, memory: &DeviceMemory<'_>) -> usize {
+        self.statistics.steps += 1;
+        let before = self.statistics.completions;
+        if self.gone() {
+            return 0;
+        }
+        match self.state {
+            State::Stopping => self.finish_stopping(memory),
+            State::Ready if self.registers.csts & SHST == SHST_OCCURRING => {
+                self.finish_shutdown(memory)
+            }
+            State::Ready if self.running() => self.run(memory),
+            _ => {}
+        }
+        let posted = self.statistics.completions - before;
+        if posted == 0 && self.running() {
+            self.find_stray_doorbells();
+        }
+        posted as usize
+    }
+
+    fn run(&mut self, memory: &DeviceMemory<'_>) {
+        self.collect(memory);
+        if !self.held.is_empty() {
+            self.run_held(memory);
+        }
+        self.serve(0, memory);
+        let queues = self.active.len();
+        if queues > 0 {
+            self.turn = (self.turn + 1) % queues;
+        }
+        for place in 0..queues {
+            // Commands of I/O queues never change which queues there are.
+            let Some(&sqid) = self.active.get((self.turn + place) % queues) else {
+                break;
+            };
+            if !self.running() {
+                return;
+            }
+            self.serve(sqid, memory);
+        }
+        if !self.deletions.is_empty() {
+            admin::queues::finish_deletions(self, memory);
+        }
+        if self.events.deliverable() {
+            admin::events::deliver(self, memory);
+        }
+    }
+
+    /// Takes over the completion queue's head doorbell; the entries that can be promised.
+    pub(crate) fn room(&mut self, cqid: u16) -> u32 {
+        let Some(value) = self
+            .doorbell(cqid, true)
+            .map(|doorbell| doorbell.load(Ordering::Acquire))
+        else {
+            return 0;
+        };
+        let Some(queue) = self.completion(cqid) else {
+            return 0;
+        };
+        let last = queue.head;
+        let accepted = value == last || queue.accept_head(value).is_ok();
+        let room = queue.room();
+        if !accepted {
+            self.invalid_doorbell(cqid, true, value, last);
+        }
+        room
+    }
+
+    /// Takes over the submission queue's tail doorbell; the entries that wait.
+    fn waiting(&mut self, sqid: u16) -> u32 {
+        let Some(value) = self
+            .doorbell(sqid, false)
+            .map(|doorbell| doorbell.load(Ordering::Acquire))
+        else {
+            return 0;
+        };
+        let Some(queue) = self.submission(sqid) else {
+            return 0;
+        };
+        if queue.deleting {
+            return 0;
+        }
+        let last = queue.tail;
+        let accepted = value == last || queue.accept_tail(value).is_ok();
+        let waiting = queue.waiting();
+        if !accepted {
+            self.invalid_doorbell(sqid, false, value, last);
+        }
+        waiting
+    }
+
+    /// A doorbell has an impossible value: it is put back to the last good one, and the host is told.
+    fn invalid_doorbell(&mut self, qid: u16, completion: bool, value: u32, last: u32) {
+        if let Some(doorbell) = self.doorbell(qid, completion) {
+            // A good value that came in the meantime is left alone; if it fails there is nothing to put back.
+            let _ = doorbell.compare_exchange(value, last, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        tracing::warn!(qid, completion, value, "invalid doorbell value");
+        self.statistics.invalid_doorbells += 1;
+        self.events.raise(Event::INVALID_DOORBELL_VALUE);
+    }
+
+    /// Looks at the doorbells of queues that do not exist. Only idle steps do: nothing correct ever depends on it.
+    fn find_stray_doorbells(&mut self) {
+        for qid in 0..=self.config.queues {
+            let exists = [
+                self.submission
+                    .get(usize::from(qid))
+                    .is_some_and(Option::is_some),
+                self.completion
+                    .get(usize::from(qid))
+                    .is_some_and(Option::is_some),
+            ];
+            for (completion, exists) in [false, true].into_iter().zip(exists) {
+                let value = match self.doorbell(qid, completion) {
+                    Some(doorbell) if !exists && doorbell.load(Ordering::Relaxed) != 0 => {
+                        doorbell.swap(0, Ordering::Relaxed)
+                    }
+                    _ => continue,
+                };
+                tracing::warn!(
+                    qid,
+                    completion,
+                    value,
+                    "doorbell of a queue that does not exist"
+                );
+                self.statistics.invalid_doorbells += 1;
+                self.events.raise(Event::INVALID_DOORBELL_REGISTER);
+            }
+        }
+    }
+
+    /// Fetches and runs what waits in one submission queue, as far as its completion queue has room.
+    fn serve(&mut self, sqid: u16, memory: &DeviceMemory<'_>) {
+        let mut left = self.waiting(sqid);
+        while left > 0 && self.running() {
+            let Some(queue) = self.submission(sqid) else {
+                return;
+            };
+            let (head, size, cqid) = (queue.head, queue.size, queue.cqid);
+            let at = queue.base.wrapping_add(u64::from(head) * 64);
+            let count = left.min(size - head).min(BATCH as u32).min(self.room(cqid));
+            if count == 0 {
+                return;
+            }
+            let mut entries = std::mem::take(&mut self.scratch.entries);
+            let batch = entries.get_mut(..count as usize).unwrap_or_default();
+            let fetched = memory.read_entries(at, batch, sqid);
+            if fetched.is_err() {
+                self.scratch.entries = entries;
+                self.fatal("a submission queue cannot be read");
+                return;
+            }
+            left -= count;
+            if let Some(queue) = self.submission(sqid) {
+                queue.fetched(count);
+            }
+            if let Some(queue) = self.completion(cqid) {
+                queue.reserved += count;
+            }
+            self.statistics.commands += u64::from(count);
+            for &words in batch.iter() {
+                self.dispatch(sqid, Entry(words), memory);
+            }
+            self.scratch.entries = entries;
+            self.flush(memory);
+        }
+    }
+
+    /// Hands the batch to the back end and takes what is done already.
+    pub(crate) fn flush(&mut self, memory: &DeviceMemory<'_>) {
+        if !self.scratch.requests.is_empty() {
+            self.backend
+                .submit(&self.scratch.requests, &self.scratch.segments, memory);
+            self.scratch.requests.clear();
+            self.scratch.segments.clear();
+            self.collect(memory);
+        }
+    }
+
+    /// Posts what the back end has finished.
+    pub(crate) fn collect(&mut self, memory: &DeviceMemory<'_>) {
+        let mut completions = std::mem::take(&mut self.scratch.completions);
+        completions.clear();
+        self.backend.poll(memory, &mut completions);
+        for done in completions.drain(..) {
+            if let Some(flight) = self.flights.finish(done.tag) {
+                self.land(&flight, done.outcome, memory);
+            } else {
+                tracing::error!(
+                    tag = done.tag,
+                    "the back end completed a request that it does not have"
+                );
+            }
+        }
+        self.scratch.completions = completions;
+    }
+
+    fn land(&mut self, flight: &Flight, outcome: Outcome, memory: &DeviceMemory<'_>) {
+        if let Some(queue) = self.submission(flight.sqid) {
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+        }
+        let status = match outcome {
+            Outcome::Done => {
+                self.logs.count(flight.operation, flight.bytes);
+                Status::SUCCESS
+            }
+            Outcome::ReadError => Status::UNRECOVERED_READ_ERROR,
+            Outcome::WriteError => Status::WRITE_FAULT,
+            Outcome::Different => Status::COMPARE_FAILURE,
+            Outcome::MemoryLost => Status::DATA_TRANSFER_ERROR,
+        };
+        if matches!(outcome, Outcome::ReadError | Outcome::WriteError) {
+            self.logs.media_error();
+        }
+        if flight.silent {
+            return;
+        }
+        let status = if status.is_success() {
+            status
+        } else {
+            self.log_error(flight.sqid, flight.cid, status, flight.nsid, flight.lba)
+        };
+        let completion = Completion {
+            sqid: flight.sqid,
+            cid: flight.cid,
+            result: 0,
+            status,
+            bend: flight.bend,
+        };
+        self.post(&completion, memory);
+    }
+
+    /// Enters an error into the log; the status with M set, since the log tells more.
+    fn log_error(&mut self, sqid: u16, cid: u16, status: Status, nsid: u32, lba: u64) -> Status {
+        let status = status.with_more();
+        self.logs.error(ErrorEntry {
+            sqid,
+            cid,
+            status,
+            nsid,
+            lba,
+        });
+        status
+    }
+
+    /// Runs a command that was just fetched, or does to it what a fault says.
+    fn dispatch(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
+        let mut run = Run::default();
+        if !self.faults.no_command()
+            && let Some(fault) = self.faults.command(sqid, entry.opcode(), entry.dword(10))
+        {
+            tracing::debug!(
+                sqid,
+                cid = entry.cid(),
+                opcode = entry.opcode(),
+                ?fault,
+                "injected fault"
+            );
+            match fault {
+                CommandFault::Hang(on_abort) => {
+                    return self.hold(sqid, entry, None, on_abort, memory);
+                }
+                CommandFault::Delay(steps) => {
+                    let due = self.statistics.steps.saturating_add(steps);
+                    return self.hold(sqid, entry, Some(due), OnAbort::Aborted, memory);
+                }
+                CommandFault::Status(status) => {
+                    return self.answer(sqid, &entry, Err(status), Bend::Not, memory);
+                }
+                CommandFault::NoEffect => {
+                    return self.answer(sqid, &entry, Ok(Reply::Now(0)), Bend::Not, memory);
+                }
+                CommandFault::WrongCid(cid) => run.bend = Bend::Cid(cid),
+                CommandFault::DuplicateCompletion => run.bend = Bend::Twice,
+                CommandFault::StalePhase => run.bend = Bend::StalePhase,
+                CommandFault::WrongSqHead(head) => run.bend = Bend::SqHead(head),
+                CommandFault::JunkData(pattern) => self.junk = Some(pattern),
+            }
+        }
+        self.run_command(sqid, &entry, run, memory);
+        self.junk = None;
+    }
+
+    fn run_command(&mut self, sqid: u16, entry: &Entry, run: Run, memory: &DeviceMemory<'_>) {
+        let (bend, silent) = (run.bend, run.silent);
+        // SGLs are not offered, and there are no fused commands.
+        let reply = if entry.psdt() != 0 || entry.fuse() != 0 {
+            Err(Status::INVALID_FIELD.with_dnr())
+        } else if sqid == 0 {
+            admin::execute(self, entry, memory)
+        } else {
+            io::start(self, sqid, entry, run, memory)
+        };
+        if !silent {
+            self.answer(sqid, entry, reply, bend, memory);
+        }
+    }
+
+    /// Posts what a command answered at once, or takes the promise of a completion entry back.
+    fn answer(
+        &mut self,
+        sqid: u16,
+        entry: &Entry,
+        reply: Result<Reply, Status>,
+        bend: Bend,
+        memory: &DeviceMemory<'_>,
+    ) {
+        let (result, status) = match reply {
+            Ok(Reply::Backend) => return,
+            Ok(Reply::Later) => return self.unreserve(sqid),
+            Ok(Reply::Now(result)) => (result, Status::SUCCESS),
+            Err(status) => {
+                let lba = if sqid == 0 { 0 } else { entry.slba() };
+                (
+                    0,
+                    self.log_error(sqid, entry.cid(), status, entry.nsid(), lba),
+                )
+            }
+        };
+        self.post(
+            &Completion {
+                sqid,
+                cid: entry.cid(),
+                result,
+                status,
+                bend,
+            },
+            memory,
+        );
+    }
+
+    pub(crate) fn unreserve(&mut self, sqid: u16) {
+        let Some(cqid) = self.submission(sqid).map(|queue| queue.cqid) else {
+            return;
+        };
+        if let Some(queue) = self.completion(cqid) {
+            queue.reserved = queue.reserved.saturating_sub(1);
+        }
+    }
+
+    /// Promises a completion entry to a command of this queue, if there is one left.
+    pub(crate) fn reserve(&mut self, sqid: u16) -> bool {
+        let Some(cqid) = self.submission(sqid).map(|queue| queue.cqid) else {
+            return false;
+        };
+        let free = self.room(cqid) > 0;
+        if free && let Some(queue) = self.completion(cqid) {
+            queue.reserved += 1;
+        }
+        free
+    }
+
+    /// Writes a completion entry that was promised.
+    pub(crate) fn post(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
+        self.post_entry(completion, memory);
+        if completion.bend == Bend::Twice && self.reserve(completion.sqid) {
+            self.post_entry(completion, memory);
+        }
+    }
+
+    fn post_entry(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
+        let sqid = completion.sqid;
+        let Some(queue) = self.submission(sqid) else {
+            return;
+        };
+        let (cqid, head) = (queue.cqid, queue.head);
+        let Some(queue) = self.completion(cqid) else {
+            return;
+        };
+        queue.reserved = queue.reserved.saturating_sub(1);
+        let head = if let Bend::SqHead(wrong) = completion.bend {
+            u32::from(wrong)
+        } else {
+            head
+        };
+        let cid = if let Bend::Cid(wrong) = completion.bend {
+            wrong
+        } else {
+            completion.cid
+        };
+        let phase = queue.phase ^ (completion.bend == Bend::StalePhase);
+        let at = queue.base.wrapping_add(u64::from(queue.tail) * 16);
+        let last = u32::from(completion.status.to_status_word(phase)) << 16 | u32::from(cid);
+        let entry = [
+            completion.result,
+            0,
+            u32::from(sqid) << 16 | head & 0xffff,
+            last,
+        ];
+        queue.posted();
+        self.statistics.completions += 1;
+        if memory.write_completion(at, entry, cqid).is_err() {
+            self.fatal("a completion queue cannot be written");
+        }
+    }
+
+    /// Keeps a command from running. Its memory is what the PRPs say now; they may be another command's when it runs.
+    fn hold(
+        &mut self,
+        sqid: u16,
+        entry: Entry,
+        due: Option<u64>,
+        on_abort: OnAbort,
+        memory: &DeviceMemory<'_>,
+    ) {
+        let extents = if sqid == 0 {
+            None
+        } else {
+            io::extents(self, sqid, &entry, memory)
+        };
+        self.held.push(Held {
+            sqid,
+            entry,
+            extents,
+            due,
+            on_abort,
+            silent: false,
+        });
+        self.unreserve(sqid);
+    }
+
+    /// Runs the held commands whose time has come.
+    fn run_held(&mut self, memory: &DeviceMemory<'_>) {
+        let mut index = 0;
+        while let Some(held) = self.held.get(index) {
+            let due = held.due.is_some_and(|step| step <= self.statistics.steps);
+            let (sqid, silent) = (held.sqid, held.silent);
+            if !due || !(silent || self.reserve(sqid)) {
+                index += 1;
+                continue;
+            }
+            let held = self.held.remove(index);
+            let run = Run {
+                bend: Bend::Not,
+                silent,
+                extents: held.extents,
+            };
+            self.run_command(sqid, &held.entry, run, memory);
+        }
+        self.flush(memory);
+    }
+}

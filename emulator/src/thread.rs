@@ -1,0 +1,92 @@
+//! A thread that steps a controller.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use crate::emulator::Emulator;
+
+/// How long an idle controller is polled without a pause.
+const SPIN: Duration = Duration::from_micros(100);
+/// How long it then yields between polls, before it sleeps.
+const YIELD: Duration = Duration::from_millis(2);
+/// The first and the longest sleep; each is twice the one before.
+const SLEEP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
+/// Empty steps between two looks at the clock.
+const STEPS: u32 = 32;
+
+/// The thread of an emulated controller; it ends when this is dropped.
+#[derive(Debug)]
+pub struct EmulatorThread {
+    stop: Arc<AtomicBool>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Emulator {
+    /// Starts a thread that steps the controller until the returned value is dropped. Busy, it polls; idle, it yields after 0.1 ms and
+    /// sleeps after 2 ms, at most 1 ms at a time: that is the longest that a doorbell waits.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn spawn(self: &Arc<Emulator>) -> io::Result<EmulatorThread> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let (emulator, stopped) = (Arc::clone(self), Arc::clone(&stop));
+        let thread = thread::Builder::new()
+            .name("nvme-emulator".into())
+            .spawn(move || poll(&emulator, &stopped))?;
+        Ok(EmulatorThread {
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
+
+fn poll(emulator: &Emulator, stop: &AtomicBool) {
+    let mut idle_since = None;
+    let mut sleep = SLEEP.0;
+    let mut steps = 0;
+    // Acquire pairs with the Release of `drop`; nothing but the flag itself is passed on.
+    while !stop.load(Ordering::Acquire) {
+        if emulator.step() > 0 {
+            (idle_since, sleep, steps) = (None, SLEEP.0, 0);
+            give_way(emulator);
+            continue;
+        }
+        give_way(emulator);
+        steps += 1;
+        if steps % STEPS != 0 && idle_since.is_none() {
+            std::hint::spin_loop();
+            continue;
+        }
+        let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
+        if idle < SPIN {
+            std::hint::spin_loop();
+        } else if idle < YIELD {
+            thread::yield_now();
+        } else {
+            thread::park_timeout(sleep);
+            sleep = (sleep * 2).min(SLEEP.1);
+        }
+    }
+}
+
+/// The lock is not fair: without this a polling thread would hardly ever let a register access in.
+fn give_way(emulator: &Emulator) {
+    while emulator.has_visitors() {
+        thread::yield_now();
+    }
+}
+
+impl Drop for EmulatorThread {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the thread of the emulated controller panicked");
+            }
+        }
+    }
+}
