@@ -194,7 +194,8 @@ impl Buffer {
         let rest = Self {
             // SAFETY: at most one past the end of the bytes that the block holds.
             pointer: unsafe { self.pointer.add(middle) },
-            iova: Iova(self.iova.0 + middle as u64),
+            // Wraps only for an empty part behind the last IOVA of all.
+            iova: Iova(self.iova.0.wrapping_add(middle as u64)),
             length: self.length - middle as u32,
             domain: self.domain,
             block: Arc::clone(&self.block),
@@ -208,7 +209,7 @@ impl Buffer {
     /// # Errors
     /// Both, when `next` is not what follows in the same block.
     pub fn unsplit(mut self, next: Self) -> Result<Self, (Self, Self)> {
-        let follows = self.iova.0 + u64::from(self.length) == next.iova.0;
+        let follows = self.iova.0.wrapping_add(u64::from(self.length)) == next.iova.0;
         if !follows || !Arc::ptr_eq(&self.block, &next.block) {
             return Err((self, next));
         }

@@ -182,7 +182,7 @@ pub enum DmaError {
     Memory {
         /// Bytes asked for.
         length: usize,
-        /// The system call that said so.
+        /// The system call, or the file, that said so.
         step: &'static str,
         /// Its answer.
         #[source]

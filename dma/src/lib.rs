@@ -54,6 +54,8 @@ mod memory;
 mod page;
 mod pool;
 mod quarantine;
+#[cfg(test)]
+mod seeded;
 mod shared;
 mod space;
 

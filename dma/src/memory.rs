@@ -14,7 +14,7 @@ use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, mmap_anonym
 use nix::unistd::ftruncate;
 
 use crate::error::DmaError;
-use crate::page::{HUGE_PAGE_SIZE, page_size};
+use crate::page::{HUGE_PAGE_SIZE, available_memory, page_size};
 
 /// Which pages [`Memory::new`] is made of.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -157,7 +157,12 @@ impl Memory {
         };
 
         let mut flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
-        if page_size == HUGE_PAGE_SIZE {
+        if page_size < HUGE_PAGE_SIZE {
+            // Without this, more than there is would be taken page by page until the kernel kills a process.
+            if available_memory().is_some_and(|available| length.get() as u64 > available) {
+                return Err(failed("/proc/meminfo")(Errno::ENOMEM));
+            }
+        } else {
             flags |= MFdFlags::MFD_HUGETLB | MFdFlags::MFD_HUGE_2MB;
         }
         let descriptor = memfd_create(c"nvme-vfio-dma", flags).map_err(failed("memfd_create"))?;

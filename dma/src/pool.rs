@@ -23,7 +23,7 @@ pub struct PoolOptions {
     pub hugepages: bool,
     /// Bytes that are mapped first; rounded up to whole 2 MiB.
     pub arena: usize,
-    /// Most bytes that the pool maps; `None` leaves it to the system's limits.
+    /// Most bytes that the pool maps, in whole 2 MiB; `None` leaves it to the system's limits.
     pub limit: Option<usize>,
 }
 

@@ -1,6 +1,8 @@
 //! Memory that the device may still write.
 #![allow(unsafe_code)] // declares the one promise on which memory comes back; nothing unsafe is done here
 
+use std::sync::Arc;
+
 use crate::buffer::Buffer;
 use crate::shared::SharedMemory;
 
@@ -47,6 +49,8 @@ pub enum Held {
     Buffer(Buffer),
     /// A ring or a PRP list.
     Shared(SharedMemory),
+    /// The same, where others have it too: it is let go by the last of them.
+    SharedWith(Arc<SharedMemory>),
 }
 
 impl Held {
@@ -54,6 +58,7 @@ impl Held {
         match self {
             Self::Buffer(buffer) => buffer.len(),
             Self::Shared(memory) => memory.len(),
+            Self::SharedWith(memory) => memory.len(),
         }
     }
 }
@@ -67,6 +72,12 @@ impl From<Buffer> for Held {
 impl From<SharedMemory> for Held {
     fn from(memory: SharedMemory) -> Self {
         Self::Shared(memory)
+    }
+}
+
+impl From<Arc<SharedMemory>> for Held {
+    fn from(memory: Arc<SharedMemory>) -> Self {
+        Self::SharedWith(memory)
     }
 }
 
@@ -135,7 +146,7 @@ impl Quarantine {
 fn freed(held: Held) -> Option<Buffer> {
     match held {
         Held::Buffer(buffer) => Some(buffer),
-        Held::Shared(_) => None,
+        Held::Shared(_) | Held::SharedWith(_) => None,
     }
 }
 
@@ -152,6 +163,8 @@ impl Drop for Quarantine {
             match held {
                 Held::Buffer(buffer) => buffer.leak(),
                 Held::Shared(memory) => memory.leak(),
+                // The count that is never taken back keeps it.
+                Held::SharedWith(memory) => std::mem::forget(memory),
             }
         }
     }

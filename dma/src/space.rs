@@ -45,14 +45,19 @@ impl From<Rejected> for DmaError {
 pub struct AddressSpace {
     domain: Arc<dyn IommuDomain>,
     ledger: Arc<Ledger>,
+    page_size: u64,
 }
 
 impl AddressSpace {
     /// The addresses of a domain in which nothing is mapped yet.
     #[must_use]
     pub fn new(domain: Arc<dyn IommuDomain>) -> Self {
-        let ledger = Arc::new(Ledger::new(&domain.limits()));
-        Self { domain, ledger }
+        let limits = domain.limits();
+        Self {
+            domain,
+            ledger: Arc::new(Ledger::new(&limits)),
+            page_size: limits.page_size(),
+        }
     }
 
     /// The domain.
@@ -202,7 +207,7 @@ impl AddressSpace {
     /// Smallest page of the domain; what addresses and lengths are multiples of.
     #[must_use]
     pub fn page_size(&self) -> usize {
-        usize::try_from(self.domain.limits().page_size()).unwrap_or(usize::MAX)
+        self.page_size as usize
     }
 
     /// Memory that fits the domain's pages.
@@ -219,32 +224,23 @@ impl AddressSpace {
 
     /// Maps at an address of this value's choice.
     pub(crate) fn mapping(&self, memory: Memory, access: Access) -> Result<Mapping, Rejected> {
-        let limits = self.domain.limits();
-        let length = memory.len() as u64;
-        let page_size = limits.page_size();
-        // What is wrong with the memory itself is told first, at an address that is right for sure.
-        let somewhere = limits
-            .iova_ranges
-            .first()
-            .and_then(|range| range.start().checked_next_multiple_of(page_size))
-            .unwrap_or(0);
-        if let Err(error) = self.check(&memory, Iova(somewhere), access)
-            && !matches!(
-                error,
-                MapError::OutsideIovaRanges { .. } | MapError::IovaWraps { .. }
-            )
-        {
-            return Err(Rejected {
-                error: error.into(),
-                memory,
-            });
+        // What is wrong with the memory itself, or with the domain, is told before an address is looked for; address 0 stands for one.
+        match self.check(&memory, Iova(0), access) {
+            Ok(()) | Err(MapError::OutsideIovaRanges { .. }) => {}
+            Err(error) => {
+                return Err(Rejected {
+                    error: error.into(),
+                    memory,
+                });
+            }
         }
-        match self.ledger.choose(length, page_size) {
+        let length = memory.len() as u64;
+        match self.ledger.choose(length, self.page_size) {
             Some(iova) => self.finish(memory, iova, access),
             None => Err(Rejected {
                 error: DmaError::OutOfIova {
                     length,
-                    alignment: page_size,
+                    alignment: self.page_size,
                 },
                 memory,
             }),

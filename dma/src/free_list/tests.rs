@@ -108,7 +108,7 @@ fn run(steps: &[Step], offset: u64, avoid: &RangeInclusive<u64>) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: if cfg!(miri) { 4 } else { 400 }, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(crate::seeded::config(400))]
 
     #[test]
     fn behaves_as_one_flag_per_number(
