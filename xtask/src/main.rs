@@ -1,0 +1,139 @@
+//! `cargo xtask`: see the library's documentation.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::{Args, Parser, Subcommand};
+use xtask::vm::{self, End, Kernel, Machine};
+
+/// What a maintainer runs: all tests, and virtual machines with a real IOMMU.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Cli {
+    #[command(subcommand)]
+    task: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Virtual machines with a real IOMMU and QEMU's NVMe controller.
+    #[command(subcommand)]
+    Vm(VmTask),
+}
+
+#[derive(Subcommand)]
+enum VmTask {
+    /// Boots the standard machine and runs a command in it as root.
+    ///
+    /// The command's standard output and standard error come out apart and byte for byte; its standard input is empty. The exit
+    /// status is the command's own, 124 at the time limit, and 125 when the machine itself failed.
+    Run {
+        #[command(flatten)]
+        machine: MachineArguments,
+        /// The time limit in seconds, from the machine's start to its end.
+        #[arg(long, value_name = "SECONDS", default_value_t = 600, value_parser = clap::value_parser!(u64).range(1..))]
+        timeout: u64,
+        /// The command and its arguments, not read by a shell (for that: sh -c '…').
+        #[arg(required = true, last = true, value_name = "COMMAND")]
+        command: Vec<OsString>,
+    },
+    /// Boots the standard machine with a shell on this terminal. `exit` ends it; so does Ctrl-A x.
+    Shell {
+        #[command(flatten)]
+        machine: MachineArguments,
+    },
+    /// Installs and builds what machines need: QEMU, busybox, the kernel.
+    Prepare,
+}
+
+#[derive(Args)]
+struct MachineArguments {
+    /// Adds a device, in the text of QEMU's -device. An nvme without drive= gets a drive of its own (1 GiB, null).
+    #[arg(long = "qemu-device", value_name = "SPEC")]
+    devices: Vec<String>,
+    /// The guest's kernel.
+    #[arg(long, value_enum, default_value_t)]
+    kernel: Kernel,
+    /// The guest's memory, in QEMU's notation.
+    #[arg(long, value_name = "SIZE", default_value = "2G")]
+    memory: String,
+    /// The number of virtual processors.
+    #[arg(long, value_name = "N", default_value_t = 2)]
+    cpus: u32,
+    /// Copies a file into the guest: an executable one to /usr/local/bin with its shared libraries, any other to /root.
+    #[arg(long = "copy", value_name = "FILE")]
+    files: Vec<PathBuf>,
+    /// More words on the guest kernel's command line.
+    #[arg(long, value_name = "WORDS")]
+    append: Option<String>,
+}
+
+impl MachineArguments {
+    fn machine(self) -> Machine {
+        let standard = if vm::workspace().join("cli/src/main.rs").exists() {
+            Machine::standard()
+        } else {
+            Machine::bare()
+        };
+        let mut machine = standard
+            .kernel(self.kernel)
+            .memory(&self.memory)
+            .cpus(self.cpus);
+        for device in &self.devices {
+            machine = machine.device(device);
+        }
+        for file in self.files {
+            machine = machine.copy(file);
+        }
+        if let Some(words) = &self.append {
+            machine = machine.kernel_arguments(words);
+        }
+        machine
+    }
+}
+
+fn main() -> ExitCode {
+    match run(Cli::parse().task) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("xtask: {error:#}");
+            ExitCode::from(125)
+        }
+    }
+}
+
+fn run(task: Task) -> Result<ExitCode> {
+    match task {
+        Task::Vm(VmTask::Run {
+            machine,
+            timeout,
+            command,
+        }) => {
+            let output = machine
+                .machine()
+                .timeout(Duration::from_secs(timeout))
+                .run_inherited(command)?;
+            match &output.end {
+                End::Exited(_) => {}
+                End::TimedOut => eprintln!("xtask: the time limit of {timeout} s was reached"),
+                End::Failed(what) => eprintln!("xtask: the machine failed: {what}"),
+            }
+            Ok(ExitCode::from(output.end.code()))
+        }
+        Task::Vm(VmTask::Shell { machine }) => {
+            let status = machine.machine().shell()?;
+            Ok(if status.success() {
+                ExitCode::SUCCESS
+            } else {
+                ExitCode::from(125)
+            })
+        }
+        Task::Vm(VmTask::Prepare) => {
+            vm::prepare(&[Kernel::Small, Kernel::Debian])?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}

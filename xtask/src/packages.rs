@@ -1,0 +1,146 @@
+//! The programs that tests and machines need, and the Debian packages that bring them.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::unistd::geteuid;
+
+use crate::vm;
+
+/// Something that must be installed: how to see that it is, and the Debian package that brings it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Need {
+    presence: Presence,
+    package: &'static str,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Presence {
+    Program(&'static str),
+    File(&'static str),
+}
+
+const fn program(name: &'static str, package: &'static str) -> Need {
+    Need {
+        presence: Presence::Program(name),
+        package,
+    }
+}
+
+const fn file(path: &'static str, package: &'static str) -> Need {
+    Need {
+        presence: Presence::File(path),
+        package,
+    }
+}
+
+/// What boots a machine.
+pub const MACHINE: [Need; 3] = [
+    program("qemu-system-x86_64", "qemu-system-x86"),
+    program("busybox", "busybox-static"),
+    program("setpriv", "util-linux"),
+];
+
+/// What builds the small kernel.
+pub const SMALL_KERNEL: [Need; 10] = [
+    program("gcc", "gcc"),
+    program("make", "make"),
+    program("flex", "flex"),
+    program("bison", "bison"),
+    program("bc", "bc"),
+    program("xz", "xz-utils"),
+    program("tar", "tar"),
+    program("dpkg-deb", "dpkg"),
+    file("/usr/include/libelf.h", "libelf-dev"),
+    file("/usr/include/openssl/opensslv.h", "libssl-dev"),
+];
+
+/// What takes the distribution's kernel apart.
+pub const DEBIAN_KERNEL: [Need; 2] = [program("depmod", "kmod"), program("dpkg-deb", "dpkg")];
+
+/// The kernel's own driver and its tools, as oracle and as rival.
+pub const PEERS: [Need; 3] = [
+    program("fio", "fio"),
+    program("nvme", "nvme-cli"),
+    program("mkfs.ext4", "e2fsprogs"),
+];
+
+/// What counts instructions.
+pub const VALGRIND: [Need; 1] = [program("valgrind", "valgrind")];
+
+impl Need {
+    fn is_there(self) -> bool {
+        match self.presence {
+            Presence::Program(name) => vm::find_program(name).is_some(),
+            Presence::File(path) => Path::new(path).exists(),
+        }
+    }
+}
+
+/// The packages of `needs` that are not installed.
+pub fn missing(needs: &[Need]) -> Vec<&'static str> {
+    let mut packages: Vec<_> = needs
+        .iter()
+        .filter(|need| !need.is_there())
+        .map(|need| need.package)
+        .collect();
+    packages.sort_unstable();
+    packages.dedup();
+    packages
+}
+
+/// The command that installs packages.
+pub fn install_command(packages: &[&str]) -> String {
+    format!(
+        "apt-get install --no-install-recommends {}",
+        packages.join(" ")
+    )
+}
+
+/// Sees to it that all is installed: on Debian as root by installing it.
+///
+/// # Errors
+/// Elsewhere, when something is missing: with the command that installs it. Or when the installation fails.
+pub fn ensure_installed(needs: &[Need]) -> Result<()> {
+    let packages = missing(needs);
+    if packages.is_empty() {
+        return Ok(());
+    }
+    let command = install_command(&packages);
+    if !(geteuid().is_root() && Path::new("/etc/debian_version").exists()) {
+        bail!(
+            "not installed: {}. Run: sudo {command}",
+            packages.join(", ")
+        );
+    }
+    eprintln!("Installing {}", packages.join(", "));
+    // The package lists of a fresh system are empty or old; without a network the installation tells.
+    let _ = apt(&["update", "-qq"]);
+    let status = apt(&[
+        &["install", "-qq", "-y", "--no-install-recommends"],
+        packages.as_slice(),
+    ]
+    .concat())?;
+    ensure!(
+        status.status.success(),
+        "{command} failed:\n{}",
+        String::from_utf8_lossy(&status.stderr).trim()
+    );
+    let left = missing(needs);
+    ensure!(
+        left.is_empty(),
+        "still missing after the installation: {}",
+        left.join(", ")
+    );
+    Ok(())
+}
+
+fn apt(arguments: &[&str]) -> Result<std::process::Output> {
+    Command::new("apt-get")
+        .args(arguments)
+        .env("DEBIAN_FRONTEND", "noninteractive")
+        .stdin(Stdio::null())
+        .output()
+        .context("cannot run apt-get")
+}

@@ -1,0 +1,593 @@
+//! The description of a machine, and the QEMU command line that it becomes.
+
+use std::ffi::{OsStr, OsString};
+use std::fs::File;
+use std::io::BufWriter;
+use std::os::unix::ffi::OsStrExt;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitStatus, Stdio};
+use std::rc::Rc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use tempfile::TempDir;
+
+use super::initramfs::Initramfs;
+use super::kernel::{Kernel, KernelFiles};
+use super::output::Output;
+use super::program::{self, Target};
+use super::running::{Running, Sockets};
+use super::spec;
+
+/// What stands behind the standard controller.
+#[derive(Clone, Debug, Default)]
+pub enum Drive {
+    /// A fresh sparse file of 1 GiB, all zeroes, gone with the [`Output`].
+    #[default]
+    Fresh,
+    /// 1 GiB that reads as anything and forgets what is written: takes the host's disk out of a measurement.
+    Null,
+    /// This raw image, which the machine writes to.
+    Image(PathBuf),
+    /// The text of QEMU's `-drive` without `if` and `id`; `{image}` in it stands for the path of a fresh sparse file of 1 GiB.
+    Spec(String),
+}
+
+/// A machine that can be started: see the [module](super).
+#[derive(Clone, Debug)]
+pub struct Machine {
+    kernel: Kernel,
+    memory: String,
+    cpus: u32,
+    iommu: String,
+    nvme: Option<String>,
+    drive: Drive,
+    devices: Vec<String>,
+    kernel_arguments: String,
+    qemu_arguments: Vec<OsString>,
+    files: Vec<GuestFile>,
+    programs: Vec<Target>,
+    timeout: Duration,
+}
+
+#[derive(Clone, Debug)]
+enum GuestFile {
+    Host {
+        source: PathBuf,
+        place: Option<String>,
+    },
+    Program {
+        name: String,
+    },
+    Bytes {
+        place: String,
+        content: Vec<u8>,
+        mode: u32,
+    },
+}
+
+/// The standard controller's properties that never change.
+const STANDARD_NVME: &str = "nvme,id=nvme0,serial=vm-standard,drive=drive0,addr=1.0";
+/// The size of every drive that is not described further: 1 GiB.
+const DRIVE_SIZE: u64 = 1 << 30;
+
+impl Machine {
+    /// The standard machine: q35 with an Intel IOMMU (39-bit addresses, interrupt remapping), two processors, 2 GiB of memory,
+    /// the small kernel, the release build of `nvme-vfio` on `PATH`, and an NVMe controller with the serial number
+    /// `vm-standard` and a fresh drive of 1 GiB, alone in its IOMMU group. Five minutes' time.
+    pub fn standard() -> Self {
+        let cli = Target {
+            package: "nvme-vfio-cli".to_owned(),
+            kind: "bin",
+            name: "nvme-vfio".to_owned(),
+        };
+        Self {
+            programs: vec![cli],
+            ..Self::bare()
+        }
+    }
+
+    /// The standard machine without `nvme-vfio` in it, so that nothing needs to be built.
+    pub fn bare() -> Self {
+        Self {
+            kernel: Kernel::default(),
+            memory: "2G".to_owned(),
+            cpus: 2,
+            iommu: "intremap=on,caching-mode=on".to_owned(),
+            nvme: Some(STANDARD_NVME.to_owned()),
+            drive: Drive::default(),
+            devices: Vec::new(),
+            kernel_arguments: String::new(),
+            qemu_arguments: Vec::new(),
+            files: Vec::new(),
+            programs: Vec::new(),
+            timeout: Duration::from_secs(300),
+        }
+    }
+
+    /// Boots this kernel.
+    #[must_use]
+    pub fn kernel(mut self, kernel: Kernel) -> Self {
+        self.kernel = kernel;
+        self
+    }
+
+    /// Guest memory, in QEMU's notation (`1G`, `512M`).
+    #[must_use]
+    pub fn memory(mut self, size: &str) -> Self {
+        size.clone_into(&mut self.memory);
+        self
+    }
+
+    /// The number of virtual processors.
+    #[must_use]
+    pub fn cpus(mut self, cpus: u32) -> Self {
+        self.cpus = cpus;
+        self
+    }
+
+    /// More properties of the IOMMU, for example `aw-bits=48`; a later one of the same name wins.
+    #[must_use]
+    pub fn iommu(mut self, properties: &str) -> Self {
+        self.iommu = format!("{},{properties}", self.iommu);
+        self
+    }
+
+    /// More properties of the standard controller, for example `mdts=1,max_ioqpairs=1`.
+    #[must_use]
+    pub fn nvme(mut self, properties: &str) -> Self {
+        if let Some(nvme) = &mut self.nvme {
+            *nvme = format!("{nvme},{properties}");
+        }
+        self
+    }
+
+    /// Leaves the standard controller out; its drive stays, as `drive0`.
+    #[must_use]
+    pub fn without_nvme(mut self) -> Self {
+        self.nvme = None;
+        self
+    }
+
+    /// What stands behind the standard controller.
+    #[must_use]
+    pub fn drive(mut self, drive: Drive) -> Self {
+        self.drive = drive;
+        self
+    }
+
+    /// Adds a device, in the text of QEMU's `-device`. An `nvme` without `drive=` gets a drive of its own that holds nothing
+    /// (1 GiB, null), and without `serial=` a serial number. A text in JSON goes to QEMU as it is.
+    #[must_use]
+    pub fn device(mut self, spec: &str) -> Self {
+        self.devices.push(spec.to_owned());
+        self
+    }
+
+    /// More words on the kernel's command line.
+    #[must_use]
+    pub fn kernel_arguments(mut self, words: &str) -> Self {
+        self.kernel_arguments = format!("{} {words}", self.kernel_arguments);
+        self
+    }
+
+    /// More arguments for QEMU.
+    #[must_use]
+    pub fn qemu_arguments<S: Into<OsString>>(
+        mut self,
+        arguments: impl IntoIterator<Item = S>,
+    ) -> Self {
+        self.qemu_arguments
+            .extend(arguments.into_iter().map(Into::into));
+        self
+    }
+
+    /// Copies a file of the host into the guest, its permission bits kept: an executable file to `/usr/local/bin`, with the shared
+    /// libraries it needs, any other to `/root`, where the command starts.
+    #[must_use]
+    pub fn copy(mut self, file: impl Into<PathBuf>) -> Self {
+        self.files.push(GuestFile::Host {
+            source: file.into(),
+            place: None,
+        });
+        self
+    }
+
+    /// Copies a file of the host to this absolute path of the guest.
+    #[must_use]
+    pub fn copy_to(mut self, file: impl Into<PathBuf>, place: &str) -> Self {
+        self.files.push(GuestFile::Host {
+            source: file.into(),
+            place: Some(place.to_owned()),
+        });
+        self
+    }
+
+    /// Puts a file with this content at this absolute path of the guest.
+    #[must_use]
+    pub fn file(mut self, place: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
+        self.files.push(GuestFile::Bytes {
+            place: place.to_owned(),
+            content: content.into(),
+            mode,
+        });
+        self
+    }
+
+    /// Copies a program that is installed on the host (`fio`, `nvme`) to the guest's `/usr/local/bin`.
+    #[must_use]
+    pub fn host_program(mut self, name: &str) -> Self {
+        self.files.push(GuestFile::Program {
+            name: name.to_owned(),
+        });
+        self
+    }
+
+    /// Builds a binary of the workspace in release mode and copies it to the guest's `/usr/local/bin`.
+    #[must_use]
+    pub fn binary(mut self, package: &str, name: &str) -> Self {
+        self.programs.push(Target {
+            package: package.to_owned(),
+            kind: "bin",
+            name: name.to_owned(),
+        });
+        self
+    }
+
+    /// Builds an example of the workspace in release mode and copies it to the guest's `/usr/local/bin`.
+    #[must_use]
+    pub fn example(mut self, package: &str, name: &str) -> Self {
+        self.programs.push(Target {
+            package: package.to_owned(),
+            kind: "example",
+            name: name.to_owned(),
+        });
+        self
+    }
+
+    /// The hard time limit, from QEMU's start to its end.
+    #[must_use]
+    pub fn timeout(mut self, limit: Duration) -> Self {
+        self.timeout = limit;
+        self
+    }
+
+    /// Boots the machine, runs the command in it as root (standard input from `/dev/null`, in `/root`), and waits for the end.
+    ///
+    /// # Errors
+    /// When the machine cannot be started at all. Everything after that is in [`Output::end`].
+    pub fn run<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Result<Output> {
+        self.start(command)?.wait()
+    }
+
+    /// Like [`run`](Self::run), but the command's output goes to this process's standard output and standard error while it runs.
+    ///
+    /// # Errors
+    /// As [`run`](Self::run).
+    pub fn run_inherited<S: AsRef<OsStr>>(
+        &self,
+        command: impl IntoIterator<Item = S>,
+    ) -> Result<Output> {
+        self.launch(&script(command), true)?.wait()
+    }
+
+    /// Boots the machine and returns while it runs.
+    ///
+    /// # Errors
+    /// When the machine cannot be started at all.
+    pub fn start<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Result<Running> {
+        self.launch(&script(command), false)
+    }
+
+    /// Boots the machine with a shell on this terminal; without a time limit.
+    ///
+    /// # Errors
+    /// When QEMU cannot be started.
+    pub fn shell(&self) -> Result<ExitStatus> {
+        let directory = working_directory()?;
+        let mut qemu = self.qemu(directory.path(), None)?;
+        qemu.args([
+            "-chardev",
+            "stdio,id=console,mux=on,signal=off",
+            "-serial",
+            "chardev:console",
+        ]);
+        qemu.args(["-mon", "chardev=console"]);
+        Ok(qemu.status()?)
+    }
+
+    fn launch(&self, script: &[u8], inherit: bool) -> Result<Running> {
+        let directory = Rc::new(working_directory()?);
+        let marker = marker()?;
+        let mut qemu = self.qemu(directory.path(), Some((script, &marker)))?;
+        let sockets = Sockets::bind(directory.path())?;
+        let console = directory.path().join("console");
+        qemu.arg("-chardev")
+            .arg(with_path("file,id=console,path=", &console));
+        qemu.args(["-serial", "chardev:console"]);
+        qemu.args(["-device", "virtio-serial-pci,id=vm-serial,addr=1e.0"]);
+        for name in ["stdout", "stderr", "control"] {
+            qemu.arg("-chardev").arg(with_path(
+                &format!("socket,id=vm-{name},path="),
+                &sockets.path(name),
+            ));
+            let port = format!("virtserialport,bus=vm-serial.0,chardev=vm-{name},name=vm.{name}");
+            qemu.args(["-device", &port]);
+        }
+        qemu.arg("-chardev").arg(with_path(
+            "socket,id=vm-monitor,path=",
+            &sockets.path("monitor"),
+        ));
+        qemu.args(["-mon", "chardev=vm-monitor,mode=control"]);
+        let log = File::create(directory.path().join("qemu"))?;
+        qemu.stdin(Stdio::null())
+            .stdout(log.try_clone()?)
+            .stderr(log);
+        let image = self.image(directory.path());
+        Running::new(
+            qemu,
+            &sockets,
+            directory,
+            image,
+            marker,
+            self.timeout,
+            inherit,
+        )
+    }
+
+    fn image(&self, directory: &Path) -> PathBuf {
+        match &self.drive {
+            Drive::Image(path) => path.clone(),
+            _ => directory.join("drive0"),
+        }
+    }
+
+    /// QEMU with everything but its console and its channels; without a command, the guest runs a shell on the console.
+    fn qemu(&self, directory: &Path, command: Option<(&[u8], &str)>) -> Result<Command> {
+        super::prepare(&[self.kernel])?;
+        let kernel = self.kernel.files()?;
+        let initrd = directory.join("initramfs");
+        self.write_initramfs(&initrd, &kernel, command)?;
+
+        // QEMU must not outlive this process, however this process ends.
+        let mut qemu = Command::new("setpriv");
+        qemu.args(["--pdeathsig", "KILL", super::suite::QEMU]);
+        qemu.args([
+            "-machine",
+            "q35,kernel-irqchip=off",
+            "-accel",
+            "tcg,thread=multi",
+            "-cpu",
+            "max",
+        ]);
+        qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        qemu.args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
+        qemu.arg("-kernel")
+            .arg(&kernel.image)
+            .arg("-initrd")
+            .arg(&initrd);
+        // An oops must end the machine, as a panic does: panic=-1 restarts at once, which -no-reboot makes an end. The time-stamp
+        // counter is the host's and steady; measuring that takes a while and sometimes comes to another conclusion.
+        let arguments = "console=ttyS0 quiet panic=-1 oops=panic tsc=reliable intel_iommu=on";
+        qemu.arg("-append")
+            .arg(format!("{arguments}{}", self.kernel_arguments));
+        qemu.args(["-device", &format!("intel-iommu,{}", self.iommu)]);
+        qemu.arg("-drive").arg(self.drive_text(directory)?);
+        if let Some(nvme) = &self.nvme {
+            qemu.args(["-device", nvme]);
+        }
+        for (index, spec) in (1..).zip(&self.devices) {
+            let mut spec = spec.clone();
+            if spec::driver(&spec) == "nvme" && spec::value(&spec, "drive").is_none() {
+                qemu.args([
+                    "-drive",
+                    &format!("driver=null-co,size={DRIVE_SIZE},if=none,id=drive{index}"),
+                ]);
+                spec += &format!(",drive=drive{index}");
+            }
+            if spec::driver(&spec) == "nvme" && spec::value(&spec, "serial").is_none() {
+                spec += &format!(",serial=vm-{index}");
+            }
+            qemu.args(["-device", &spec]);
+        }
+        qemu.args(&self.qemu_arguments);
+        Ok(qemu)
+    }
+
+    fn drive_text(&self, directory: &Path) -> Result<OsString> {
+        let fresh = || -> Result<PathBuf> {
+            let path = self.image(directory);
+            File::create(&path)?.set_len(DRIVE_SIZE)?;
+            Ok(path)
+        };
+        Ok(match &self.drive {
+            Drive::Null => format!("driver=null-co,size={DRIVE_SIZE},if=none,id=drive0").into(),
+            Drive::Fresh => with_path("format=raw,if=none,id=drive0,file=", &fresh()?),
+            Drive::Image(path) => {
+                ensure!(path.is_file(), "no drive image {}", path.display());
+                with_path("format=raw,if=none,id=drive0,file=", path)
+            }
+            Drive::Spec(text) => {
+                let text = if text.contains("{image}") {
+                    let image = fresh()?;
+                    text.replace(
+                        "{image}",
+                        &image
+                            .to_str()
+                            .context("a path that is not UTF-8")?
+                            .replace(',', ",,"),
+                    )
+                } else {
+                    text.clone()
+                };
+                format!("{text},if=none,id=drive0").into()
+            }
+        })
+    }
+
+    fn write_initramfs(
+        &self,
+        path: &Path,
+        kernel: &KernelFiles,
+        command: Option<(&[u8], &str)>,
+    ) -> Result<()> {
+        let busybox = program::find("busybox").context("no busybox")?;
+        let mut files = Initramfs::base(&busybox)?;
+        if !kernel.modules.is_empty() {
+            let mut list = String::new();
+            for module in &kernel.modules {
+                files.host_file(&kernel.module_root.join(module), module)?;
+                list += &format!("/{module}\n");
+            }
+            files.bytes("etc/vm/modules", list.as_bytes(), 0o644);
+            if let Some((base, _)) = kernel.modules[0].split_once("/kernel/") {
+                files.host_file(
+                    &kernel.module_root.join(base).join("modules.dep"),
+                    &format!("{base}/modules.dep"),
+                )?;
+            }
+        }
+        for target in &self.programs {
+            files.host_file(
+                &program::build(target)?,
+                &format!("usr/local/bin/{}", target.name),
+            )?;
+        }
+        for file in &self.files {
+            match file {
+                GuestFile::Host { source, place } => {
+                    let place = place.clone().map_or_else(|| default_place(source), Ok)?;
+                    files.host_file(source, &place)?;
+                }
+                GuestFile::Program { name } => {
+                    let found = program::find(name)
+                        .with_context(|| format!("{name} is not installed on the host"))?;
+                    files.host_file(&found, &format!("usr/local/bin/{name}"))?;
+                }
+                GuestFile::Bytes {
+                    place,
+                    content,
+                    mode,
+                } => files.bytes(place, content, *mode),
+            }
+        }
+        if let Some((script, marker)) = command {
+            files.bytes("etc/vm/command", script, 0o600);
+            files.bytes("etc/vm/marker", marker.as_bytes(), 0o600);
+        }
+        files.write(BufWriter::new(File::create(path)?))
+    }
+}
+
+/// Where [`Machine::copy`] puts a file.
+fn default_place(source: &Path) -> Result<String> {
+    use std::os::unix::fs::PermissionsExt;
+    let name = source
+        .file_name()
+        .and_then(OsStr::to_str)
+        .with_context(|| format!("no file name: {}", source.display()))?;
+    let metadata = source
+        .metadata()
+        .with_context(|| format!("cannot copy {}", source.display()))?;
+    ensure!(metadata.is_file(), "not a file: {}", source.display());
+    let executable = metadata.permissions().mode() & 0o111 != 0;
+    Ok(if executable {
+        format!("usr/local/bin/{name}")
+    } else {
+        format!("root/{name}")
+    })
+}
+
+/// A shell script that becomes the command, each word exactly as given.
+fn script<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>) -> Vec<u8> {
+    let mut script = b"exec".to_vec();
+    for word in command {
+        script.extend_from_slice(b" '");
+        for &byte in word.as_ref().as_bytes() {
+            if byte == b'\'' {
+                script.extend_from_slice(b"'\\''");
+            } else {
+                script.push(byte);
+            }
+        }
+        script.push(b'\'');
+    }
+    script.push(b'\n');
+    script
+}
+
+/// What ends the command's output: 32 random characters, so that no output can hold them by accident.
+fn marker() -> Result<String> {
+    use std::fmt::Write;
+    let mut random = [0; 16];
+    std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut random)?;
+    let mut text = String::new();
+    for byte in random {
+        write!(text, "{byte:02x}")?;
+    }
+    Ok(text)
+}
+
+/// A directory for one machine's files. Its path is short, because a socket's path has at most 107 bytes.
+fn working_directory() -> Result<TempDir> {
+    let mut builder = tempfile::Builder::new();
+    builder.prefix("vm-");
+    let directory = builder.tempdir()?;
+    Ok(if directory.path().as_os_str().len() < 90 {
+        directory
+    } else {
+        builder.tempdir_in("/tmp")?
+    })
+}
+
+/// A QEMU option that ends with a path; commas in it are doubled.
+fn with_path(option: &str, path: &Path) -> OsString {
+    let mut text = option.as_bytes().to_vec();
+    for &byte in path.as_os_str().as_bytes() {
+        text.push(byte);
+        if byte == b',' {
+            text.push(byte);
+        }
+    }
+    OsString::from(OsStr::from_bytes(&text))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn words_survive_the_shell() {
+        let words = [
+            "printf",
+            "%s|",
+            "a b",
+            "",
+            "it's",
+            "$HOME `x` \\ \"",
+            "line\nbreak",
+            "\u{fc}",
+        ];
+        let output = Command::new("sh")
+            .arg("-c")
+            .arg(OsStr::from_bytes(&script(words)))
+            .output()
+            .unwrap();
+        let expected: String = words[2..].iter().map(|word| format!("{word}|")).collect();
+        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
+    }
+
+    #[test]
+    fn commas_in_paths_are_doubled() {
+        assert_eq!(
+            with_path("file=", Path::new("/a,b/c")),
+            OsString::from("file=/a,,b/c")
+        );
+    }
+
+    #[test]
+    fn every_marker_is_another() {
+        assert_ne!(marker().unwrap(), marker().unwrap());
+        assert_eq!(marker().unwrap().len(), 32);
+    }
+}

@@ -1,0 +1,87 @@
+//! Virtual machine tests as a test program: see the [module](super).
+
+use std::env;
+use std::process::ExitCode;
+
+use anyhow::Result;
+use libtest_mimic::{Arguments, Completion, Trial};
+
+use super::Kernel;
+use crate::packages::{self, Need};
+
+/// QEMU's program.
+pub(super) const QEMU: &str = "qemu-system-x86_64";
+
+/// Set by `cargo xtask` when it has seen to it that machines boot: a test that cannot boot one fails then, instead of being ignored.
+pub const REQUIRED: &str = "NVME_VFIO_VM_REQUIRED";
+
+/// Makes a file in `xtask/tests` a test program: its arguments are the names of the test functions, each without parameters. It
+/// becomes the file's `main`; the file has `harness = false` in `xtask/Cargo.toml`.
+#[macro_export]
+macro_rules! vm_tests {
+    ($($name:ident),+ $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::vm::run_suite(&[$((stringify!($name), $name as fn())),+])
+        }
+    };
+}
+
+/// Runs the tests with the usual arguments of a test program, two at a time unless told otherwise.
+pub fn run_suite(tests: &[(&'static str, fn())]) -> ExitCode {
+    let mut arguments = Arguments::from_args();
+    arguments.test_threads = arguments.test_threads.or(Some(2));
+    let reason = if env::var_os(REQUIRED).is_some() {
+        None
+    } else {
+        missing(Kernel::Small)
+    };
+    let trials = tests
+        .iter()
+        .map(|&(name, test)| {
+            let reason = reason.clone();
+            Trial::ignorable_test(name, move || match reason {
+                Some(reason) => Ok(Completion::ignored_with(reason)),
+                None => {
+                    test();
+                    Ok(Completion::Completed)
+                }
+            })
+        })
+        .collect();
+    libtest_mimic::run(&arguments, trials).exit_code()
+}
+
+/// Why a machine with this kernel cannot be booted right now, or `None`.
+pub fn missing(kernel: Kernel) -> Option<String> {
+    let packages = packages::missing(&packages::MACHINE);
+    if !packages.is_empty() {
+        return Some(format!(
+            "not installed: {}; run: cargo xtask vm prepare",
+            packages.join(", ")
+        ));
+    }
+    if kernel.is_ready() {
+        None
+    } else {
+        Some("no kernel yet; run: cargo xtask vm prepare".to_owned())
+    }
+}
+
+/// Sees to it that machines with these kernels boot: installs what is missing where it may, and builds or fetches the kernels.
+///
+/// # Errors
+/// When something is missing that cannot be installed: with the command to type.
+pub fn prepare(kernels: &[Kernel]) -> Result<()> {
+    let mut needs: Vec<Need> = packages::MACHINE.to_vec();
+    for kernel in kernels.iter().filter(|kernel| !kernel.is_ready()) {
+        match kernel {
+            Kernel::Small => needs.extend(packages::SMALL_KERNEL),
+            Kernel::Debian => needs.extend(packages::DEBIAN_KERNEL),
+        }
+    }
+    packages::ensure_installed(&needs)?;
+    for kernel in kernels {
+        kernel.files()?;
+    }
+    Ok(())
+}
