@@ -8,5 +8,6 @@
 //! [`vm`] is the library behind it: a [`vm::Machine`] describes a machine, and runs a command in it.
 
 mod cache;
+pub mod check;
 pub mod packages;
 pub mod vm;

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use xtask::check::{self, Step};
 use xtask::vm::{self, End, Kernel, Machine};
 
 /// What a maintainer runs: all tests, and virtual machines with a real IOMMU.
@@ -19,6 +20,14 @@ struct Cli {
 
 #[derive(Subcommand)]
 enum Task {
+    /// Runs every check and test that this machine can run, and says what it could not run and why.
+    ///
+    /// On Debian as root it installs what is missing; elsewhere it prints the command.
+    Test {
+        /// Only these steps.
+        #[arg(value_enum, value_name = "STEP")]
+        steps: Vec<Step>,
+    },
     /// Virtual machines with a real IOMMU and QEMU's NVMe controller.
     #[command(subcommand)]
     Vm(VmTask),
@@ -44,6 +53,11 @@ enum VmTask {
     Shell {
         #[command(flatten)]
         machine: MachineArguments,
+    },
+    /// Runs the virtual machine tests.
+    Test {
+        /// Only those whose name contains this.
+        filter: Option<String>,
     },
     /// Installs and builds what machines need: QEMU, busybox, the kernel.
     Prepare,
@@ -107,6 +121,7 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> Result<ExitCode> {
     match task {
+        Task::Test { steps } => Ok(passed(check::run(&steps)?)),
         Task::Vm(VmTask::Run {
             machine,
             timeout,
@@ -131,9 +146,18 @@ fn run(task: Task) -> Result<ExitCode> {
                 ExitCode::from(125)
             })
         }
+        Task::Vm(VmTask::Test { filter }) => Ok(passed(check::run_vm_tests(filter.as_deref())?)),
         Task::Vm(VmTask::Prepare) => {
             vm::prepare(&[Kernel::Small, Kernel::Debian])?;
             Ok(ExitCode::SUCCESS)
         }
+    }
+}
+
+fn passed(passed: bool) -> ExitCode {
+    if passed {
+        ExitCode::SUCCESS
+    } else {
+        ExitCode::FAILURE
     }
 }

@@ -43,7 +43,8 @@ pub const MACHINE: [Need; 3] = [
 ];
 
 /// What builds the small kernel.
-pub const SMALL_KERNEL: [Need; 10] = [
+pub const SMALL_KERNEL: [Need; 11] = [
+    program("apt-get", "apt"),
     program("gcc", "gcc"),
     program("make", "make"),
     program("flex", "flex"),
@@ -57,7 +58,11 @@ pub const SMALL_KERNEL: [Need; 10] = [
 ];
 
 /// What takes the distribution's kernel apart.
-pub const DEBIAN_KERNEL: [Need; 2] = [program("depmod", "kmod"), program("dpkg-deb", "dpkg")];
+pub const DEBIAN_KERNEL: [Need; 3] = [
+    program("apt-get", "apt"),
+    program("depmod", "kmod"),
+    program("dpkg-deb", "dpkg"),
+];
 
 /// The kernel's own driver and its tools, as oracle and as rival.
 pub const PEERS: [Need; 3] = [

@@ -56,6 +56,9 @@ const MODULES: [&str; 8] = [
 ];
 
 impl Kernel {
+    /// Every kernel.
+    pub const ALL: [Self; 2] = [Self::Small, Self::Debian];
+
     /// Finds the kernel in the cache, or makes it: minutes for the small one, seconds for the distribution's.
     pub(super) fn files(self) -> Result<KernelFiles> {
         let directory = cache::find_or_make(&self.suffix(), |work| match self {

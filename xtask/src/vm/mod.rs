@@ -39,4 +39,4 @@ pub use monitor::Monitor;
 pub use output::{End, Output};
 pub use program::{find as find_program, workspace};
 pub use running::Running;
-pub use suite::{REQUIRED, missing, prepare, run_suite};
+pub use suite::{REQUIRED, missing, needs, prepare, run_suite};

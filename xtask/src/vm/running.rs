@@ -241,10 +241,7 @@ impl Running {
             if left.is_zero() {
                 let so_far = String::from_utf8_lossy(&state.bytes).into_owned();
                 drop(state);
-                bail!(
-                    "no line in time; so far:\n{so_far}\nconsole:\n{}",
-                    self.console()
-                );
+                bail!("no line in time; so far:\n{so_far}\n{}", self.describe());
             }
             state = self
                 .stdout
@@ -265,10 +262,7 @@ impl Running {
             match self.line(deadline.saturating_duration_since(Instant::now()))? {
                 Some(line) if line.contains(text) => return Ok(line),
                 Some(_) => {}
-                None => bail!(
-                    "the output ended without {text:?}; console:\n{}",
-                    self.console()
-                ),
+                None => bail!("the output ended without {text:?}\n{}", self.describe()),
             }
         }
     }
@@ -293,6 +287,8 @@ impl Running {
         if let (End::Exited(_), Some(channels)) = (&end, &mut self.channels) {
             // The guest may be gone already.
             let _ = channels.control.write_all(b"done\n");
+        }
+        if end != End::TimedOut {
             let deadline = Instant::now() + POWER_OFF_TIME;
             while self.qemu.try_wait()?.is_none() && Instant::now() < deadline {
                 thread::sleep(Duration::from_millis(2));
@@ -301,7 +297,7 @@ impl Running {
         self.kill();
         self.drain();
         let end = match end {
-            End::Failed(what) => End::Failed(self.describe(&what)),
+            End::Failed(what) => End::Failed(format!("{what}\n{}", self.describe())),
             other => other,
         };
         let take = |stream: &Stream| std::mem::take(&mut stream.state().bytes);
@@ -380,20 +376,19 @@ impl Running {
         }
     }
 
-    /// What failed, with QEMU's own words and the end of the console.
-    fn describe(&mut self, what: &str) -> String {
+    /// QEMU's own words and the end of the console.
+    fn describe(&mut self) -> String {
         let status = self
             .qemu
             .try_wait()
             .ok()
             .flatten()
-            .map(|status| status.to_string())
-            .unwrap_or_default();
+            .map_or_else(|| "runs".to_owned(), |status| status.to_string());
         let qemu = fs::read_to_string(self.directory.path().join("qemu")).unwrap_or_default();
         let console = self.console();
         let lines: Vec<&str> = console.lines().collect();
         let tail = lines[lines.len().saturating_sub(40)..].join("\n");
-        format!("{what} (QEMU: {status})\n{}\n{tail}", qemu.trim())
+        format!("QEMU: {status}\n{}\n{tail}", qemu.trim())
             .trim()
             .to_owned()
     }

@@ -67,19 +67,24 @@ pub fn missing(kernel: Kernel) -> Option<String> {
     }
 }
 
-/// Sees to it that machines with these kernels boot: installs what is missing where it may, and builds or fetches the kernels.
-///
-/// # Errors
-/// When something is missing that cannot be installed: with the command to type.
-pub fn prepare(kernels: &[Kernel]) -> Result<()> {
-    let mut needs: Vec<Need> = packages::MACHINE.to_vec();
+/// What must be installed before machines with these kernels can be booted: only QEMU and busybox where the kernels are there.
+pub fn needs(kernels: &[Kernel]) -> Vec<Need> {
+    let mut needs = packages::MACHINE.to_vec();
     for kernel in kernels.iter().filter(|kernel| !kernel.is_ready()) {
         match kernel {
             Kernel::Small => needs.extend(packages::SMALL_KERNEL),
             Kernel::Debian => needs.extend(packages::DEBIAN_KERNEL),
         }
     }
-    packages::ensure_installed(&needs)?;
+    needs
+}
+
+/// Sees to it that machines with these kernels boot: installs what is missing where it may, and builds or fetches the kernels.
+///
+/// # Errors
+/// When something is missing that cannot be installed: with the command to type.
+pub fn prepare(kernels: &[Kernel]) -> Result<()> {
+    packages::ensure_installed(&needs(kernels))?;
     for kernel in kernels {
         kernel.files()?;
     }

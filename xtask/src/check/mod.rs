@@ -1,0 +1,189 @@
+//! `cargo xtask test`: every check that this machine can run, a table of them, and one line that sums them up.
+//!
+//! A step is passed, failed, or not run with a reason; a step that is not run does not fail the whole, but is always shown. The
+//! last line adds up the tests of all test programs, and counts each step that is no test program as one test.
+
+mod licences;
+mod report;
+mod runner;
+
+use std::env;
+use std::fs;
+use std::path::PathBuf;
+use std::time::Instant;
+
+use anyhow::Result;
+use clap::ValueEnum;
+
+use crate::packages;
+use crate::vm::{self, Kernel};
+use report::{Outcome, Report};
+use runner::{cargo, check, tests};
+
+/// A step of `cargo xtask test`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Step {
+    /// The sources are formatted by rustfmt.
+    Format,
+    /// No warning from clippy in any target of any crate.
+    Clippy,
+    /// Every dependency has a licence that the project accepts.
+    Licences,
+    /// The documentation builds without a warning.
+    Docs,
+    /// Unit, property and documentation tests of all crates.
+    Unit,
+    /// Every order of the queues' memory accesses that loom finds.
+    Loom,
+    /// Virtual machine tests.
+    Vm,
+}
+
+/// Runs the steps (all when none is named), prints the table and the summary, and says whether nothing failed.
+///
+/// # Errors
+/// When the report cannot be written. A step's failure is in the report.
+pub fn run(steps: &[Step]) -> Result<bool> {
+    let mut report = Report::default();
+    for step in Step::value_variants()
+        .iter()
+        .filter(|step| steps.is_empty() || steps.contains(step))
+    {
+        if *step == Step::Loom && !has_loom_tests() {
+            continue;
+        }
+        let name = step
+            .to_possible_value()
+            .map(|value| value.get_name().to_owned())
+            .unwrap_or_default();
+        eprintln!("\n=== {name}");
+        let started = Instant::now();
+        let outcome = step.run().unwrap_or_else(|error| {
+            eprintln!("{error:#}");
+            Outcome::failed(error.to_string())
+        });
+        report.add(name, outcome, started.elapsed());
+    }
+    report.print()
+}
+
+/// Runs the virtual machine tests whose name contains `filter`, and says whether none failed.
+///
+/// # Errors
+/// When machines cannot be booted here, or the report cannot be written.
+pub fn run_vm_tests(filter: Option<&str>) -> Result<bool> {
+    let started = Instant::now();
+    packages::ensure_installed(&vm_needs())?;
+    vm::prepare(&Kernel::ALL)?;
+    let outcome = vm_tests(filter)?;
+    let mut report = Report::default();
+    report.add("vm".to_owned(), outcome, started.elapsed());
+    report.print()
+}
+
+impl Step {
+    fn run(self) -> Result<Outcome> {
+        match self {
+            Self::Format => {
+                if let Some(missing) = runner::missing_component("fmt", "rustfmt") {
+                    return Ok(Outcome::NotRun(missing));
+                }
+                check(cargo().args(["fmt", "--all", "--check"]))
+            }
+            Self::Clippy => {
+                if let Some(missing) = runner::missing_component("clippy", "clippy") {
+                    return Ok(Outcome::NotRun(missing));
+                }
+                let arguments = [
+                    "clippy",
+                    "--workspace",
+                    "--all-targets",
+                    "--all-features",
+                    "--",
+                    "-D",
+                    "warnings",
+                ];
+                check(cargo().args(arguments))
+            }
+            Self::Licences => licences::check(),
+            Self::Docs => {
+                let arguments = ["doc", "--workspace", "--all-features", "--no-deps"];
+                check(cargo().args(arguments).env("RUSTDOCFLAGS", "-D warnings"))
+            }
+            Self::Unit => {
+                // The test programs of xtask boot machines: their own step runs them.
+                let others = [
+                    "test",
+                    "--workspace",
+                    "--exclude",
+                    "xtask",
+                    "--all-features",
+                    "--no-fail-fast",
+                ];
+                let own = ["test", "--package", "xtask", "--lib", "--bins"];
+                Ok(tests(cargo().args(others))?.and(tests(cargo().args(own))?))
+            }
+            Self::Loom => loom_tests(),
+            Self::Vm => {
+                // What cannot be installed here is a reason not to run; a kernel that does not build is a failure.
+                if let Err(error) = packages::ensure_installed(&vm_needs()) {
+                    return Ok(Outcome::NotRun(error.to_string()));
+                }
+                vm::prepare(&Kernel::ALL)?;
+                vm_tests(None)
+            }
+        }
+    }
+}
+
+fn vm_needs() -> Vec<packages::Need> {
+    let mut needs = vm::needs(&Kernel::ALL);
+    needs.extend(packages::PEERS);
+    needs
+}
+
+fn vm_tests(filter: Option<&str>) -> Result<Outcome> {
+    let mut command = cargo();
+    command
+        .args([
+            "test",
+            "--package",
+            "xtask",
+            "--test",
+            "vm_*",
+            "--no-fail-fast",
+            "--",
+        ])
+        .args(filter);
+    tests(command.env(vm::REQUIRED, "1"))
+}
+
+fn has_loom_tests() -> bool {
+    fs::read_dir(vm::workspace().join("queues/tests")).is_ok_and(|mut entries| {
+        entries
+            .any(|entry| entry.is_ok_and(|e| e.file_name().to_string_lossy().starts_with("loom")))
+    })
+}
+
+/// Loom's tests are compiled with another atomic type, so they have a target directory of their own, or everything else would be
+/// built again after them.
+fn loom_tests() -> Result<Outcome> {
+    let flags = env::var("RUSTFLAGS").unwrap_or_default();
+    let target = env::var_os("CARGO_TARGET_DIR")
+        .map_or_else(|| vm::workspace().join("target"), PathBuf::from);
+    let arguments = [
+        "test",
+        "--release",
+        "--package",
+        "nvme-vfio-queues",
+        "--test",
+        "loom*",
+        "--no-fail-fast",
+    ];
+    let mut command = cargo();
+    command
+        .args(arguments)
+        .env("RUSTFLAGS", format!("{flags} --cfg loom"))
+        .env("CARGO_TARGET_DIR", target.join("loom"));
+    tests(&mut command)
+}
