@@ -361,6 +361,11 @@ impl Machine {
             "max",
         ]);
         qemu.args(["-nodefaults", "-display", "none", "-no-reboot"]);
+        // Hot-unplug goes by PCI Express's own way, as with a real SSD, and not through ACPI.
+        qemu.args([
+            "-global",
+            "ICH9-LPC.acpi-pci-hotplug-with-bridge-support=off",
+        ]);
         qemu.args(["-smp", &self.cpus.to_string(), "-m", &self.memory]);
         qemu.arg("-kernel")
             .arg(&kernel.image)
