@@ -37,9 +37,12 @@ mod named;
 pub mod opcode;
 pub mod prp;
 pub mod registers;
+pub mod ring;
 #[cfg(test)]
 mod seeded;
+pub mod slots;
 pub mod status;
+mod sync;
 
 pub use command::{BlockCount, QueueSize};
 pub use entry::{Command, CompletionEntry};

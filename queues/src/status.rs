@@ -153,6 +153,12 @@ impl Status {
         self.0 & CODE_MASK == 0
     }
 
+    /// Whether the meaning is the vendor's: type 7, and codes C0h..=FFh of types 0 to 3.
+    #[must_use]
+    pub const fn is_vendor_specific(self) -> bool {
+        self.sct() == Self::SCT_VENDOR || self.sct() <= Self::SCT_PATH && self.sc() >= 0xc0
+    }
+
     /// The specification's name of the status code type.
     #[must_use]
     pub const fn sct_name(self) -> &'static str {
@@ -190,7 +196,7 @@ impl fmt::Display for Status {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.name() {
             Some(name) => write!(f, "{name}")?,
-            None if self.sct() == Self::SCT_VENDOR => write!(f, "Vendor Specific")?,
+            None if self.is_vendor_specific() => write!(f, "Vendor Specific")?,
             None => write!(f, "Unknown {}", self.sct_name())?,
         }
         write!(f, " ({:X}/{:02X}h", self.sct(), self.sc())?;
@@ -427,8 +433,13 @@ mod tests {
     fn display_never_loses_the_number() {
         assert_eq!(Status::ACCESS_DENIED.to_string(), "Access Denied (2/86h)");
         assert_eq!(
-            Status::new(1, 0xf0).to_string(),
-            "Unknown Command Specific Status (1/F0h)"
+            Status::new(1, 0x7e).to_string(),
+            "Unknown Command Specific Status (1/7Eh)"
+        );
+        assert_eq!(Status::new(0, 0xc0).to_string(), "Vendor Specific (0/C0h)");
+        assert_eq!(
+            Status::new(3, 0xbf).to_string(),
+            "Unknown Path Related Status (3/BFh)"
         );
         assert_eq!(Status::new(7, 0x12).to_string(), "Vendor Specific (7/12h)");
         assert_eq!(

@@ -27,14 +27,13 @@ const DWORD_MASK: u64 = 0b11;
 /// The memory page size in force (CC.MPS): a power of two from 4 KiB to 128 MiB.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PageSize {
-    shift: u32,
+    /// The bits of an address that tell where in a page it lies: what building PRPs needs most.
+    mask: u64,
 }
 
 impl PageSize {
     /// 4 KiB, CC.MPS = 0.
-    pub const KIB_4: Self = Self {
-        shift: MIN_PAGE_SHIFT,
-    };
+    pub const KIB_4: Self = Self::of_shift(MIN_PAGE_SHIFT);
 
     /// From bytes; `None` unless a power of two from 4 KiB to 128 MiB.
     #[must_use]
@@ -46,7 +45,7 @@ impl PageSize {
         if shift < MIN_PAGE_SHIFT || shift > MIN_PAGE_SHIFT + MAX_MPS {
             return None;
         }
-        Some(Self { shift })
+        Some(Self::of_shift(shift))
     }
 
     /// From the value that CC.MPS, CAP.MPSMIN and CAP.MPSMAX have, 0..=15; `None` above.
@@ -55,36 +54,32 @@ impl PageSize {
         if mps as u32 > MAX_MPS {
             return None;
         }
-        Some(Self {
-            shift: MIN_PAGE_SHIFT + mps as u32,
-        })
+        Some(Self::of_shift(MIN_PAGE_SHIFT + mps as u32))
     }
 
     /// From a 4-bit register field, which has no other values.
     pub(crate) const fn from_mps_field(field: u8) -> Self {
-        Self {
-            shift: MIN_PAGE_SHIFT + (field & MAX_MPS as u8) as u32,
-        }
+        Self::of_shift(MIN_PAGE_SHIFT + (field & MAX_MPS as u8) as u32)
     }
 
     /// The value for CC.MPS, 0..=15.
     #[must_use]
     pub const fn mps(self) -> u8 {
-        (self.shift - MIN_PAGE_SHIFT) as u8
+        (self.shift() - MIN_PAGE_SHIFT) as u8
     }
 
     /// In bytes.
     #[inline]
     #[must_use]
     pub const fn bytes(self) -> usize {
-        1 << self.shift
+        (self.mask + 1) as usize
     }
 
     /// How many entries a PRP list page of this size holds.
     #[inline]
     #[must_use]
     pub const fn entries_per_list_page(self) -> usize {
-        1 << (self.shift - ENTRY_SHIFT)
+        self.bytes() >> ENTRY_SHIFT
     }
 
     /// How many list pages data of at most `len` bytes needs at the worst alignment.
@@ -98,9 +93,14 @@ impl PageSize {
         list_pages_for(rest.div_ceil(self.bytes()), self)
     }
 
-    #[inline]
-    const fn mask(self) -> u64 {
-        (1 << self.shift) - 1
+    const fn of_shift(shift: u32) -> Self {
+        Self {
+            mask: (1 << shift) - 1,
+        }
+    }
+
+    const fn shift(self) -> u32 {
+        self.mask.count_ones()
     }
 }
 
@@ -230,17 +230,20 @@ pub fn build<L: PrpListMemory + ?Sized>(
     page: PageSize,
     list: &mut L,
 ) -> Result<DataPointer, PrpError> {
-    if iova & DWORD_MASK == 0 && len != 0 {
-        let first = page.bytes() - (iova & page.mask()) as usize;
-        if len <= first {
+    if iova & DWORD_MASK == 0 {
+        // Bytes of the first page behind the first byte, and of the data behind its first; the latter is
+        // the largest number for no data, which thereby goes the slow way.
+        let page_rest = page.mask & !iova;
+        let data_rest = (len as u64).wrapping_sub(1);
+        if data_rest <= page_rest {
             return Ok(DataPointer {
                 prp1: iova,
                 prp2: 0,
             });
         }
-        let second = (iova | page.mask()).wrapping_add(1);
-        // Second page address zero: the range wraps around the address space.
-        if len - first <= page.bytes() && second != 0 {
+        let second = (iova | page.mask).wrapping_add(1);
+        // A second page at 0 means that the data wraps around the address space.
+        if data_rest - page_rest - 1 <= page.mask && second != 0 {
             return Ok(DataPointer {
                 prp1: iova,
                 prp2: second,
@@ -280,7 +283,7 @@ pub fn build_scattered<L: PrpListMemory + ?Sized>(
     let mut pages = runs(segments, page)
         .flatten()
         .skip(1)
-        .map(|number| number << page.shift);
+        .map(|number| number << page.shift());
     if entries <= 1 {
         return Ok(DataPointer {
             prp1,
@@ -295,7 +298,7 @@ pub fn build_scattered<L: PrpListMemory + ?Sized>(
     }
     for index in 0..needed {
         let iova = list.page_iova(index);
-        if iova & page.mask() != 0 {
+        if iova & page.mask != 0 {
             return Err(PrpError::ListNotPageAligned { page: index, iova });
         }
     }
@@ -342,14 +345,14 @@ fn check(segments: &[Segment], page: PageSize) -> Result<usize, PrpError> {
             }
             None => {}
             Some(before) if continues(before, segment.iova) => {}
-            Some(before) if before & page.mask() != page.mask() => {
+            Some(before) if before & page.mask != page.mask => {
                 // `before` is not the last byte of a page, so one more does not overflow.
                 return Err(PrpError::EndNotPageAligned {
                     segment: index - 1,
                     end: before + 1,
                 });
             }
-            Some(_) if segment.iova & page.mask() != 0 => {
+            Some(_) if segment.iova & page.mask != 0 => {
                 return Err(PrpError::StartNotPageAligned {
                     segment: index,
                     iova: segment.iova,
@@ -377,11 +380,11 @@ fn runs(segments: &[Segment], page: PageSize) -> impl Iterator<Item = RangeInclu
             .wrapping_add(segment.len as u64)
             .wrapping_sub(1);
         let first = match before {
-            Some(before) if continues(before, segment.iova) => (before >> page.shift) + 1,
-            _ => segment.iova >> page.shift,
+            Some(before) if continues(before, segment.iova) => (before >> page.shift()) + 1,
+            _ => segment.iova >> page.shift(),
         };
         before = Some(last);
-        first..=last >> page.shift
+        first..=last >> page.shift()
     })
 }
 

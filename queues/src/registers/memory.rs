@@ -205,3 +205,72 @@ pub struct Pmrsts {
     #[bits(19)]
     __: u32,
 }
+
+/// Boot Partition Read Select (3.1.3.14).
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct Bprsel {
+    /// Boot Partition Read Size, in units of 4 KiB.
+    #[bits(10)]
+    pub bprsz: u16,
+    /// Boot Partition Read Offset, in units of 4 KiB.
+    #[bits(20)]
+    pub bprof: u32,
+    #[bits(1)]
+    __: u8,
+    /// Boot Partition Identifier.
+    pub bpid: bool,
+}
+
+/// An elasticity buffer's size: CMBEBS (3.1.3.18) and PMREBS (3.1.3.24), which are laid out alike.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct ElasticityBuffer {
+    /// Size Units: bytes times 1024 to that power, 0..=3.
+    #[bits(4)]
+    pub szu: u8,
+    /// Read Bypass Behavior: reads do not wait for the buffer to drain.
+    pub rbb: bool,
+    #[bits(3)]
+    __: u8,
+    /// Write Buffer Size, in units of SZU.
+    #[bits(24)]
+    pub wbz: u32,
+}
+
+impl ElasticityBuffer {
+    /// The size in bytes, 0 where the controller does not tell; `None` where SZU is reserved.
+    #[must_use]
+    pub const fn bytes(self) -> Option<u64> {
+        in_units(self.wbz(), self.szu())
+    }
+}
+
+/// A sustained write throughput: CMBSWTP (3.1.3.19) and PMRSWTP (3.1.3.25), which are laid out alike.
+#[bitfield(u32)]
+#[derive(PartialEq, Eq)]
+pub struct WriteThroughput {
+    /// Units: bytes per second times 1024 to that power, 0..=3.
+    #[bits(4)]
+    pub swtu: u8,
+    #[bits(4)]
+    __: u8,
+    /// Sustained Write Throughput, in units of SWTU.
+    #[bits(24)]
+    pub swtv: u32,
+}
+
+impl WriteThroughput {
+    /// In bytes per second, 0 where the controller does not tell; `None` where SWTU is reserved.
+    #[must_use]
+    pub const fn bytes_per_second(self) -> Option<u64> {
+        in_units(self.swtv(), self.swtu())
+    }
+}
+
+const fn in_units(value: u32, unit: u8) -> Option<u64> {
+    if unit > 3 {
+        return None;
+    }
+    Some((value as u64) << (10 * unit))
+}

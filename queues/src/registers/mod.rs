@@ -11,7 +11,10 @@ use core::time::Duration;
 
 use bitfield_struct::bitfield;
 
-pub use memory::{Bpinfo, Cmbloc, Cmbmsc, Cmbsts, Cmbsz, Pmrcap, Pmrctl, Pmrsts};
+pub use memory::{
+    Bpinfo, Bprsel, Cmbloc, Cmbmsc, Cmbsts, Cmbsz, ElasticityBuffer, Pmrcap, Pmrctl, Pmrsts,
+    WriteThroughput,
+};
 
 use crate::command::QueueSize;
 use crate::prp::PageSize;

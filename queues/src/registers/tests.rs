@@ -160,3 +160,17 @@ fn boot_partition_and_persistent_memory() {
         (0x7f, true, 2, true)
     );
 }
+
+#[test]
+fn elasticity_and_throughput() {
+    let buffer = ElasticityBuffer::from_bits(0x0000_0311);
+    assert_eq!((buffer.szu(), buffer.rbb(), buffer.wbz()), (1, true, 3));
+    assert_eq!(buffer.bytes(), Some(3 << 10));
+    assert_eq!(ElasticityBuffer::new().with_szu(4).bytes(), None);
+    let throughput = WriteThroughput::from_bits(0xffff_ff03);
+    assert_eq!(throughput.bytes_per_second(), Some(0xff_ffff << 30));
+    assert_eq!(WriteThroughput::from_bits(0x10f).bytes_per_second(), None);
+    assert_eq!(Bprsel::new().with_bprsz(0x3ff).into_bits(), 0x0000_03ff);
+    assert_eq!(Bprsel::new().with_bprof(0xf_ffff).into_bits(), 0x3fff_fc00);
+    assert_eq!(Bprsel::new().with_bpid(true).into_bits(), 0x8000_0000);
+}
