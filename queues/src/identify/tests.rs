@@ -238,6 +238,10 @@ fn descriptors_decode_and_end() {
             },
         ]
     );
+    // A length of zero ends the list, whatever the type.
+    let mut list = DescriptorList::new_zeroed();
+    list.bytes[..9].copy_from_slice(&[1, 0, 0, 0, 4, 1, 0, 0, 2]);
+    assert_eq!(list.iter().count(), 0);
     // 255-byte descriptors: the sixteenth would run past the end.
     let mut list = DescriptorList::new_zeroed();
     list.bytes.fill(0xff);

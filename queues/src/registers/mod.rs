@@ -351,11 +351,11 @@ impl Csts {
         self.cfs() && !self.is_gone()
     }
 
-    /// Shutdown complete, of a device that is there.
+    /// Shutdown complete. (A device that is gone has SHST = 11b.)
     #[inline]
     #[must_use]
     pub const fn is_shut_down(self) -> bool {
-        self.shst() == Self::SHST_COMPLETE && !self.is_gone()
+        self.shst() == Self::SHST_COMPLETE
     }
 }
 

@@ -2,7 +2,7 @@
 
 use proptest::prelude::*;
 
-use super::super::{PageSize, Segment, build, build_scattered};
+use super::super::{PageSize, PrpListMemory, Segment, build, build_scattered};
 use super::reference::{List, expected, walk};
 use crate::seeded::seeded;
 
@@ -43,11 +43,21 @@ fn agree(segments: &[(u64, usize)], page: PageSize, list: &mut List) {
     );
 }
 
-/// 512 bytes to 8 MiB: powers of two, and a block and a dword on either side.
+/// 512 bytes to 8 MiB: powers of two, and a block, a dword and a byte on either side.
 fn lengths() -> Vec<usize> {
     let mut lengths: Vec<usize> = (9..=23)
         .map(|log2| 1usize << log2)
-        .flat_map(|len| [len - 512, len - 4, len, len + 4, len + 512])
+        .flat_map(|len| {
+            [
+                len - 512,
+                len - 4,
+                len - 1,
+                len,
+                len + 1,
+                len + 4,
+                len + 512,
+            ]
+        })
         .filter(|len| (4..=MAX_LEN).contains(len))
         .collect();
     // 511, 512 and 513 list entries of a 4 KiB list page, where the chain begins.
@@ -87,7 +97,10 @@ fn every_dword_offset_of_a_page() {
     let page = PageSize::KIB_4;
     let mut list = List::new(1, page);
     for offset in (0..4096).step_by(4) {
-        for len in [4, 512, 4092, 4096, 4100, 8188, 8192, 8196, 12_288, 65_536] {
+        for len in [
+            1, 4, 512, 4092, 4095, 4096, 4097, 4100, 8188, 8191, 8192, 8193, 8196, 12_288, 12_289,
+            65_536,
+        ] {
             agree(&[(0x10_0000 + offset, len)], page, &mut list);
         }
     }
@@ -143,6 +156,22 @@ fn scattered_segments() {
         &[(0x9000, 4096), (0x5000, 8192), (0x9000, 512)],
         page,
         &mut list,
+    );
+    // The last page of the address space, then the first: neighbours only to arithmetic that wraps.
+    list.reset();
+    let segments = [
+        Segment {
+            iova: u64::MAX - 4095,
+            len: 4096,
+        },
+        Segment { iova: 0, len: 8192 },
+    ];
+    let data = build_scattered(&segments, page, &mut list).unwrap();
+    let list_page = list.page_iova(0);
+    assert_eq!((data.prp1, data.prp2), (u64::MAX - 4095, list_page));
+    assert_eq!(
+        (list.read(list_page), list.read(list_page + 8)),
+        (Some(0), Some(4096))
     );
     // Segments that continue each other inside a page.
     agree(

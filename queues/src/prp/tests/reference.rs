@@ -44,7 +44,7 @@ impl List {
     }
 
     /// The eight bytes at `iova` as the device reads them; `None` outside the list pages.
-    fn read(&self, iova: u64) -> Option<u64> {
+    pub(super) fn read(&self, iova: u64) -> Option<u64> {
         let bytes = self.entries_per_page as u64 * 8;
         let inside = self
             .iovas
