@@ -14,8 +14,10 @@ use crate::processes::{Process, phrase};
 use crate::sysfs::{SysfsError, VFIO_PCI, is_vfio_driver, read_text};
 use crate::{GroupReport, PciAddress, PciFunction, Sysfs};
 
-/// How long a driver and a node are waited for.
+/// How long a driver that probes in the background and a node are waited for.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// How long a driver is waited for that has probed when the write that asks for it returns.
+const PROBING: Duration = Duration::from_secs(1);
 
 /// How to bind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -241,15 +243,9 @@ pub fn plan_bind(
 pub fn bind(sysfs: &Sysfs, address: PciAddress, options: &BindOptions) -> Result<Bound, BindError> {
     let plan = plan_bind(sysfs, address, options)?;
     let before = sysfs.function(address)?;
-    let taken = || {
-        let now = sysfs.function(address)?;
-        match now.is_on_vfio() {
-            true => Ok(()),
-            false => Err(BindError::NotTaken {
-                address,
-                driver: now.driver,
-            }),
-        }
+    let taken = || match await_driver(sysfs, address, PROBING, PciFunction::is_on_vfio)? {
+        Ok(_) => Ok(()),
+        Err(driver) => Err(BindError::NotTaken { address, driver }),
     };
     // The node comes with the driver: without the one, waiting for the other is in vain.
     let (writes, rest): (Vec<Step>, Vec<Step>) = plan
@@ -310,27 +306,37 @@ pub fn plan_unbind(sysfs: &Sysfs, address: PciAddress) -> Result<Plan, BindError
 pub fn unbind(sysfs: &Sysfs, address: PciAddress) -> Result<String, BindError> {
     let plan = plan_unbind(sysfs, address)?;
     carry_out(&plan.steps)?;
-    let kernel_driver = |function: &PciFunction| {
-        function
-            .driver
-            .clone()
-            .filter(|driver| !is_vfio_driver(driver))
+    let function = sysfs.function(address)?;
+    let patience = match may_still_come(sysfs, &function) {
+        true => PATIENCE,
+        false => PROBING,
     };
-    let deadline = Instant::now() + PATIENCE;
+    let kernels = |function: &PciFunction| function.driver.is_some() && !function.is_on_vfio();
+    match await_driver(sysfs, address, patience, kernels)? {
+        Ok(driver) => Ok(driver),
+        Err(driver) => Err(BindError::NotReturned {
+            address,
+            driver,
+            module: if function.is_nvme() { "nvme" } else { "MODULE" },
+        }),
+    }
+}
+
+/// Waits until the function's driver is a wanted one: its name, or that of the driver it has in the end.
+fn await_driver(
+    sysfs: &Sysfs,
+    address: PciAddress,
+    patience: Duration,
+    wanted: impl Fn(&PciFunction) -> bool,
+) -> Result<Result<String, Option<String>>, BindError> {
+    let deadline = Instant::now() + patience;
     loop {
         let function = sysfs.function(address)?;
-        if let Some(driver) = kernel_driver(&function) {
-            return Ok(driver);
+        match function.driver.clone() {
+            Some(driver) if wanted(&function) => return Ok(Ok(driver)),
+            driver if Instant::now() >= deadline => return Ok(Err(driver)),
+            _ => std::thread::sleep(Duration::from_millis(10)),
         }
-        // Probing has ended when the write returned, unless the driver probes in the background.
-        if Instant::now() >= deadline || !may_still_come(sysfs, &function) {
-            return Err(BindError::NotReturned {
-                address,
-                driver: function.driver.clone(),
-                module: if function.is_nvme() { "nvme" } else { "MODULE" },
-            });
-        }
-        std::thread::sleep(Duration::from_millis(10));
     }
 }
 

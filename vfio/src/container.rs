@@ -24,7 +24,8 @@ pub struct Container {
     // The group is closed before the container: fields are dropped in this order.
     group: OwnedFd,
     container: OwnedFd,
-    limits: Mutex<DomainLimits>,
+    /// As they were when the group was opened; address ranges and page sizes stay.
+    limits: DomainLimits,
     /// Bytes mapped through this container.
     mapped: Mutex<u64>,
 }
@@ -36,7 +37,7 @@ impl Container {
             id: DomainId::new(),
             group,
             container,
-            limits: Mutex::new(limits),
+            limits,
             mapped: Mutex::new(0),
         }
     }
@@ -83,18 +84,20 @@ impl IommuDomain for Container {
     }
 
     fn limits(&self) -> DomainLimits {
-        let mut limits = self.limits.lock().unwrap_or_else(PoisonError::into_inner);
-        // The budget falls with every mapping, and ranges can shrink when a device joins the group: ask anew.
+        // The budget falls with every mapping: ask anew.
         let fresh = ioctl::iommu_info(self.container.as_fd());
-        if let Some(fresh) = fresh.ok().and_then(|bytes| iommu_info::parse(&bytes)) {
-            *limits = fresh;
-        }
-        limits.clone()
+        let fresh = fresh.ok().and_then(|bytes| iommu_info::parse(&bytes));
+        fresh.unwrap_or_else(|| self.limits.clone())
     }
 
     #[allow(unsafe_code)] // the seam's own method is unsafe: memory is given to a device
     unsafe fn map(&self, region: &MapRegion<'_>, iova: Iova) -> Result<(), MapError> {
-        check_region(&self.limits(), region, iova)?;
+        // The budget as it was when the group was opened would mislead; the kernel's ENOSPC tells when it is used up.
+        let limits = DomainLimits {
+            mappings: None,
+            ..self.limits.clone()
+        };
+        check_region(&limits, region, iova)?;
         let mut flags = 0;
         if region.access.contains(Access::DEVICE_READ) {
             flags |= uapi::VFIO_DMA_MAP_FLAG_READ;
