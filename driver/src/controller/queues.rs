@@ -1,0 +1,167 @@
+//! Which I/O queues there are: identifiers, creation and deletion in the right order.
+
+use nvme_vfio_queues::command::QueuePriority;
+use nvme_vfio_queues::features::NumberOfQueues;
+use nvme_vfio_queues::ring::{CompletionMemory, SubmissionMemory};
+use nvme_vfio_queues::{Command, QueueSize, Status};
+
+use super::{Admin, AdminData, Inner};
+use crate::Error;
+
+/// The identifiers of I/O queue pairs: which are granted and which are free. Identifiers are used again.
+#[derive(Debug, Default)]
+pub(super) struct QueueIds {
+    granted: u16,
+    taken: Vec<bool>,
+}
+
+impl QueueIds {
+    pub(super) fn granted(&self) -> u16 {
+        self.granted
+    }
+
+    /// Takes note of what the controller granted. Queues that exist keep their identifiers.
+    fn grant(&mut self, granted: u16) {
+        self.granted = granted;
+        if self.taken.len() < usize::from(granted) {
+            self.taken.resize(usize::from(granted), false);
+        }
+    }
+
+    fn take(&mut self) -> Option<u16> {
+        let index = self
+            .taken
+            .iter()
+            .take(usize::from(self.granted))
+            .position(|taken| !taken)?;
+        *self.taken.get_mut(index)? = true;
+        u16::try_from(index + 1).ok()
+    }
+
+    fn give_back(&mut self, id: u16) {
+        if let Some(taken) = self.taken.get_mut(usize::from(id).wrapping_sub(1)) {
+            *taken = false;
+        }
+    }
+}
+
+impl Inner {
+    /// Asks for I/O queues (Set Features, Number of Queues) and takes note of how many are granted.
+    pub(super) fn ask_for_queues(&self, admin: &mut Admin) -> Result<(), Error> {
+        let wanted = self.options.io_queues.clamp(1, 65_534);
+        let command = Command::set_number_of_queues(wanted, wanted);
+        let timeout = self.options.admin_timeout;
+        let granted = match self.execute(
+            &mut admin.queue,
+            "Set Features, Number of Queues",
+            command,
+            AdminData::None,
+            timeout,
+        ) {
+            Ok(entry) => NumberOfQueues::from_result(entry.result())
+                .pairs()
+                .min(u32::from(wanted)) as u16,
+            // A controller that can have no I/O queue at all says so with an error; it can still be administered.
+            Err(Error::Status { status, .. }) => {
+                tracing::warn!(controller = %self.name, %status, "no I/O queues were granted");
+                0
+            }
+            Err(error) => return Err(error),
+        };
+        admin.ids.grant(granted);
+        Ok(())
+    }
+
+    /// A free queue identifier.
+    pub(crate) fn take_queue_id(&self) -> Result<u16, Error> {
+        let mut admin = self.lock_admin();
+        let granted = admin.ids.granted();
+        admin.ids.take().ok_or(Error::NoQueue { granted })
+    }
+
+    /// Gives a queue identifier back, whose queues do not exist on the controller.
+    pub(crate) fn give_back_queue_id(&self, id: u16) {
+        self.lock_admin().ids.give_back(id);
+    }
+
+    /// Creates the completion queue, then the submission queue. Leaves neither behind where one fails.
+    pub(crate) fn create_queue_pair(
+        &self,
+        id: u16,
+        submission: &SubmissionMemory,
+        completion: &CompletionMemory,
+        size: QueueSize,
+    ) -> Result<(), Error> {
+        let command = Command::create_io_cq(id, size, completion.iova().0, None);
+        self.admin("Create I/O Completion Queue", command, AdminData::None)?;
+        let command =
+            Command::create_io_sq(id, size, submission.iova().0, id, QueuePriority::default());
+        if let Err(error) = self.admin("Create I/O Submission Queue", command, AdminData::None) {
+            if matches!(error, Error::Status { .. }) {
+                self.admin(
+                    "Delete I/O Completion Queue",
+                    Command::delete_io_cq(id),
+                    AdminData::None,
+                )?;
+            }
+            return Err(error);
+        }
+        Ok(())
+    }
+
+    /// Deletes the submission queue, then the completion queue. `Ok` is the proof that the controller has let go of what the
+    /// queue's commands lent it.
+    pub(crate) fn delete_queue_pair(&self, id: u16) -> Result<(), Error> {
+        let absent = |result: Result<_, Error>| match result {
+            Err(Error::Status { status, .. }) if status.is(Status::INVALID_QUEUE_IDENTIFIER) => {
+                Ok(())
+            }
+            other => other.map(|_| ()),
+        };
+        absent(self.admin(
+            "Delete I/O Submission Queue",
+            Command::delete_io_sq(id),
+            AdminData::None,
+        ))?;
+        absent(self.admin(
+            "Delete I/O Completion Queue",
+            Command::delete_io_cq(id),
+            AdminData::None,
+        ))
+    }
+
+    /// Asks the controller to abort a command. True where it says that it did.
+    pub(crate) fn abort(&self, queue: u16, identifier: u16) -> Result<bool, Error> {
+        let entry = self.admin("Abort", Command::abort(queue, identifier), AdminData::None)?;
+        // Dword 0 bit 0 is 1 where the command was not aborted (NVMe base 2.0, section 5.1.1).
+        Ok(entry.result() & 1 == 0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn identifiers_begin_at_one_and_are_used_again() {
+        let mut ids = QueueIds::default();
+        assert_eq!(ids.take(), None);
+        ids.grant(2);
+        assert_eq!(
+            (ids.take(), ids.take(), ids.take()),
+            (Some(1), Some(2), None)
+        );
+        ids.give_back(1);
+        ids.give_back(0);
+        ids.give_back(9);
+        assert_eq!((ids.take(), ids.take()), (Some(1), None));
+    }
+
+    #[test]
+    fn a_smaller_grant_hands_out_no_more_than_it_has() {
+        let mut ids = QueueIds::default();
+        ids.grant(4);
+        ids.grant(1);
+        assert_eq!((ids.take(), ids.take()), (Some(1), None));
+    }
+}

@@ -1,0 +1,89 @@
+//! Recovery and shutdown: what is done when a controller does not do what it should, and when it is no longer needed.
+
+#![allow(unsafe_code)] // states the proofs that the controller has let go of memory
+
+use std::sync::PoisonError;
+
+use nvme_vfio_dma::{LetGo, Proof};
+use nvme_vfio_queues::registers::offset::CAP;
+
+use super::shared::Counters;
+use super::{GONE, Inner};
+use crate::{Error, RecoveryLimit};
+
+impl Inner {
+    /// Disables and enables the controller, unless somebody has done so since `seen`, the epoch at which the need arose.
+    pub(crate) fn recover(&self, seen: u32) -> Result<(), Error> {
+        let mut admin = self.lock_admin();
+        match self.shared.epoch() {
+            GONE => return Err(Error::Gone),
+            epoch if epoch != seen => return Ok(()),
+            _ => {}
+        }
+        if self.options.recovery < RecoveryLimit::Controller {
+            return Err(Error::RecoveryLimit(self.options.recovery));
+        }
+        tracing::warn!(controller = %self.name, registers = %self.dump(), "resetting the controller");
+        Counters::count(&self.shared.counters.resets);
+        let result = self.stop().and_then(|()| {
+            // Registers that no longer say what they said when the controller was opened do not prove that it has stopped.
+            if self.transport.read64(CAP) != self.cap.into_bits() {
+                return Err(Error::Gone);
+            }
+            // Stopped: nothing is touched by the controller any more, so whoever sees the new epoch may have its memory back.
+            self.shared.raise();
+            // SAFETY: `stop` has just seen CSTS.RDY at 0, or the function reset, and the registers are this controller's; whatever
+            // is in the quarantine was submitted before.
+            drop(
+                self.lock_quarantine()
+                    .release(unsafe { Proof::new(LetGo::Disabled) }),
+            );
+            self.enable(&mut admin.queue)?;
+            self.ask_for_queues(&mut admin)
+        });
+        if let Err(error) = &result {
+            tracing::error!(controller = %self.name, %error, "the controller did not come back and is given up");
+            self.shared.give_up();
+        }
+        result
+    }
+
+    /// Stops the controller for good. True where it has provably let go of all memory.
+    fn shut_down(&self) -> bool {
+        if self.shared.epoch() != GONE {
+            if let Err(error) = self.notify_shutdown() {
+                tracing::warn!(controller = %self.name, %error, "the shutdown notification failed");
+            }
+        }
+        let stopped = self.disable().is_ok() && self.transport.read64(CAP) == self.cap.into_bits();
+        if let Err(error) = self.transport.set_bus_master(false) {
+            tracing::warn!(controller = %self.name, %error, "bus mastering could not be switched off");
+        }
+        // A reset is not recovery here but the end, and the last way to a proof.
+        stopped || self.transport.reset().is_ok()
+    }
+}
+
+impl Drop for Inner {
+    fn drop(&mut self) {
+        let stopped = self.shut_down();
+        let admin = self.admin.get_mut().unwrap_or_else(PoisonError::into_inner);
+        let quarantine = self
+            .quarantine
+            .get_mut()
+            .unwrap_or_else(PoisonError::into_inner);
+        if stopped {
+            // SAFETY: `shut_down` has seen CSTS.RDY at 0, or the function reset, and nobody else is left to submit anything.
+            drop(quarantine.release(unsafe { Proof::new(LetGo::Disabled) }));
+        } else {
+            // No proof: the memory of the admin queue joins the rest, which is never unmapped by this process.
+            tracing::error!(controller = %self.name, "the controller could not be stopped; its memory is not freed");
+            for buffer in admin.queue.take_held() {
+                quarantine.hold(0, buffer);
+            }
+            for memory in &admin.queue.memory {
+                quarantine.hold(0, memory.clone());
+            }
+        }
+    }
+}

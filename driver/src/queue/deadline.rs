@@ -1,0 +1,145 @@
+//! Commands that do not end in time: poll once more, Abort, then a reset of the controller, as far as the setting allows.
+
+use std::time::{Duration, Instant};
+
+use super::{Completion, IoQueue, Outcome, State};
+use crate::controller::Counters;
+use crate::{Error, RecoveryLimit};
+
+/// What is to be done about a command whose time is over.
+enum Overdue {
+    /// Its first deadline.
+    Abort(u16),
+    /// The deadline that it had after the Abort.
+    GiveUp(u16),
+}
+
+impl IoQueue {
+    /// Watches over the commands in flight. Call it now and then, with the time: a command's time runs from the first call after
+    /// its submission, so calls once in a hundredth of [`Options::io_timeout`](crate::Options::io_timeout) are precise enough.
+    ///
+    /// A command whose time is over is looked for once more, then aborted. If it does not end within
+    /// [`Options::abort_grace`](crate::Options::abort_grace) either, it is reported as timed out by [`poll`](Self::poll), its buffer is
+    /// kept (see [`reclaim`](Self::reclaim)), and the controller is reset where [`Options::recovery`](crate::Options::recovery) allows
+    /// it. The same happens when the controller has answered for a command that was not in flight.
+    ///
+    /// # Errors
+    /// Where the controller could not be aborted or reset. What was in flight is reported by `poll` all the same.
+    pub fn check_deadlines(&mut self, now: Instant) -> Result<(), Error> {
+        if self.shared.epoch() != self.cold.made_in {
+            return Ok(());
+        }
+        let now = now.saturating_duration_since(self.cold.made);
+        let timeout = self.cold.inner.options.io_timeout;
+        let mut overdue = self.stamp(now, timeout);
+        if !overdue.is_empty() {
+            // A completion may be there without having been polled, or an interrupt have been lost: look before anything is done.
+            self.submission.ring();
+            self.drain();
+            overdue = self.stamp(now, timeout);
+        }
+        let mut reset = self.cold.distrusted;
+        for command in overdue {
+            match command {
+                Overdue::Abort(identifier) => self.try_abort(identifier, now)?,
+                Overdue::GiveUp(identifier) => {
+                    self.give_up_on(identifier);
+                    reset = true;
+                }
+            }
+            if self.shared.epoch() != self.cold.made_in {
+                return Ok(());
+            }
+        }
+        if reset && self.cold.inner.options.recovery >= RecoveryLimit::Controller {
+            self.cold.inner.recover(self.cold.made_in)?;
+        }
+        Ok(())
+    }
+
+    /// Gives every command without a deadline one, and tells those whose deadline has passed.
+    fn stamp(&mut self, now: Duration, timeout: Duration) -> Vec<Overdue> {
+        let now = nanoseconds(now);
+        let mut overdue = Vec::new();
+        for (identifier, slot) in self.slots.iter_mut() {
+            if slot.deadline == 0 {
+                slot.deadline = now.saturating_add(nanoseconds(timeout)).max(1);
+            } else if slot.deadline <= now {
+                match slot.state {
+                    State::Whole | State::Part => overdue.push(Overdue::Abort(identifier)),
+                    State::Aborting => overdue.push(Overdue::GiveUp(identifier)),
+                    State::TimedOut => {}
+                }
+            }
+        }
+        overdue
+    }
+
+    /// Asks the controller to abort a command and gives it its last deadline.
+    fn try_abort(&mut self, identifier: u16, now: Duration) -> Result<(), Error> {
+        let inner = &self.cold.inner;
+        let counters = &self.shared.counters;
+        Counters::count(&counters.timeouts);
+        Counters::count(&counters.aborts);
+        tracing::warn!(
+            queue = self.cold.id,
+            cid = identifier,
+            "a command did not end in time, aborting it"
+        );
+        match inner.abort(self.cold.id, identifier) {
+            Ok(true) => {}
+            // Not aborted, or the Abort was refused: no error. The command may still end by itself.
+            Ok(false) | Err(Error::Status { .. }) => Counters::count(&counters.not_aborted),
+            Err(error) => return Err(error),
+        }
+        let grace = inner.options.abort_grace;
+        if let Ok(slot) = self.slots.get_mut(identifier) {
+            slot.state = State::Aborting;
+            slot.deadline = nanoseconds(now.saturating_add(grace));
+        }
+        Ok(())
+    }
+
+    /// Reports a command as timed out. Its slot, its PRP list and its memory stay with the controller.
+    fn give_up_on(&mut self, identifier: u16) {
+        let Ok(slot) = self.slots.get_mut(identifier) else {
+            return;
+        };
+        slot.state = State::TimedOut;
+        let (token, large) = (slot.token, slot.large);
+        let completion = if large == 0 {
+            Some(Completion {
+                token,
+                entry: Default::default(),
+                outcome: Outcome::TimedOut,
+                buffer: None,
+                vector: None,
+            })
+        } else {
+            self.part_overdue(large)
+        };
+        if let Some(completion) = completion {
+            self.waiting -= 1;
+            self.report(completion);
+        }
+    }
+
+    /// The buffers of commands that were reported as timed out and that the controller has let go of since: the commands have
+    /// ended, or the controller was reset. Each comes with its I/O's token.
+    pub fn reclaim(&mut self) -> impl Iterator<Item = (u64, nvme_vfio_dma::Buffer)> {
+        std::mem::take(&mut self.cold.reclaimed).into_iter()
+    }
+
+    /// How many commands were reported as timed out and still have their slot and memory.
+    #[must_use]
+    pub fn overdue(&mut self) -> usize {
+        self.slots
+            .iter_mut()
+            .filter(|(_, slot)| slot.state == State::TimedOut)
+            .count()
+    }
+}
+
+fn nanoseconds(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,165 @@
+//! A queue whose controller was reset or has gone, and a queue that is no longer needed.
+
+use std::mem;
+use std::sync::Arc;
+
+use nvme_vfio_dma::Quarantine;
+use nvme_vfio_queues::slots::SlotTable;
+
+use super::large::Segments;
+use super::{ATTENTION, Completion, IoQueue, Outcome, Slot, State};
+use crate::Error;
+use crate::controller::GONE;
+
+impl IoQueue {
+    /// Ends everything that is in flight, since the controller has been disabled since the queue was made, or is gone.
+    #[cold]
+    pub(super) fn lose(&mut self, epoch: u32) {
+        self.cold.lost = true;
+        self.expected = ATTENTION;
+        // A reset is the proof that the controller has let go of all memory. Of one that is gone there is none.
+        let (outcome, proven) = if epoch == GONE {
+            (Outcome::Gone, false)
+        } else {
+            (Outcome::Reset, true)
+        };
+        let (mut reports, mut kept) = self.take_large(outcome, proven);
+
+        let depth = self.slots.capacity() as u32;
+        for slot in take_slots(&mut self.slots, depth) {
+            match (slot.state, slot.large) {
+                (State::TimedOut, 0) => {
+                    if let Some(buffer) = slot.buffer {
+                        kept.push((slot.token, Segments::One(buffer)));
+                    }
+                }
+                (_, 0) => {
+                    let mut buffer = slot.buffer;
+                    if !proven && let Some(buffer) = buffer.take() {
+                        kept.push((slot.token, Segments::One(buffer)));
+                    }
+                    let entry = Default::default();
+                    reports.push(Completion {
+                        token: slot.token,
+                        entry,
+                        outcome,
+                        buffer,
+                        vector: None,
+                    });
+                }
+                // The large I/O has been dealt with as a whole.
+                _ => {}
+            }
+        }
+        self.cold.reports.extend(reports);
+
+        let mut quarantine = (!proven).then(|| self.cold.inner.lock_quarantine());
+        for (token, segments) in kept {
+            let buffers = match segments {
+                Segments::One(buffer) => vec![buffer],
+                Segments::Many(buffers) => buffers,
+            };
+            match &mut quarantine {
+                Some(quarantine) => buffers
+                    .into_iter()
+                    .for_each(|buffer| quarantine.hold(0, buffer)),
+                None => self
+                    .cold
+                    .reclaimed
+                    .extend(buffers.into_iter().map(|buffer| (token, buffer))),
+            }
+        }
+    }
+
+    /// Whether the controller was reset since the queue was made, so that the queue must be rebuilt.
+    #[must_use]
+    pub fn needs_rebuild(&self) -> bool {
+        self.cold.inner.shared.epoch() != self.cold.made_in
+    }
+
+    /// Creates the queue on the controller anew, after a reset. Nothing is submitted again: what was in flight is reported as
+    /// cancelled by [`poll`](Self::poll), before or after this call. Does nothing where no reset has been.
+    ///
+    /// # Errors
+    /// As [`Controller::io_queue`](crate::Controller::io_queue). The queue may be rebuilt later, or dropped.
+    pub fn rebuild(&mut self) -> Result<(), Error> {
+        let epoch = self.shared.epoch();
+        if epoch == self.cold.made_in {
+            return Ok(());
+        }
+        if !self.cold.lost {
+            self.lose(epoch);
+        }
+        if epoch == GONE {
+            return Err(Error::Gone);
+        }
+        // The queue of the epoch that was just read does not exist on the controller, so its rings are only ours.
+        self.submission.restart();
+        self.completion.restart();
+        let inner = Arc::clone(&self.cold.inner);
+        inner.create_queue_pair(
+            self.cold.id,
+            self.submission.memory(),
+            self.completion.memory(),
+            self.cold.size,
+        )?;
+        self.cold.made_in = epoch;
+        self.cold.lost = false;
+        self.cold.distrusted = false;
+        self.expected = if self.cold.reports.is_empty() {
+            epoch
+        } else {
+            ATTENTION
+        };
+        Ok(())
+    }
+
+    /// Keeps everything that the controller may still touch, for good or until its next reset.
+    fn quarantine(&mut self) {
+        let (_, large) = self.take_large(Outcome::Gone, false);
+        let depth = self.slots.capacity() as u32;
+        let slots = take_slots(&mut self.slots, depth);
+        let mut quarantine = self.cold.inner.lock_quarantine();
+        let hold = |quarantine: &mut Quarantine, segments| match segments {
+            Segments::One(buffer) => quarantine.hold(0, buffer),
+            Segments::Many(buffers) => buffers
+                .into_iter()
+                .for_each(|buffer| quarantine.hold(0, buffer)),
+        };
+        for (_, segments) in large {
+            hold(&mut quarantine, segments);
+        }
+        for buffer in slots.filter_map(|slot| slot.buffer) {
+            quarantine.hold(0, buffer);
+        }
+        for ring in &self.cold.rings {
+            quarantine.hold(0, Arc::clone(ring));
+        }
+    }
+}
+
+/// Everything in flight, leaving an empty table of the same depth. Identifiers begin anew.
+fn take_slots(slots: &mut SlotTable<Slot>, depth: u32) -> impl Iterator<Item = Slot> + use<> {
+    mem::replace(slots, SlotTable::new(depth)).into_payloads()
+}
+
+impl Drop for IoQueue {
+    fn drop(&mut self) {
+        let inner = Arc::clone(&self.cold.inner);
+        let (id, made_in) = (self.cold.id, self.cold.made_in);
+        let mut epoch = inner.shared.epoch();
+        if epoch == made_in {
+            match inner.delete_queue_pair(id) {
+                Ok(()) => return inner.give_back_queue_id(id),
+                Err(error) => tracing::warn!(queue = id, %error, "the queue could not be deleted"),
+            }
+            epoch = inner.shared.epoch();
+        }
+        if epoch == made_in || epoch == GONE {
+            self.quarantine();
+        } else {
+            // A reset has been: the queue does not exist any more, and its memory is free.
+            inner.give_back_queue_id(id);
+        }
+    }
+}

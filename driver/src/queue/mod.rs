@@ -1,0 +1,321 @@
+//! An I/O queue pair: the way of a read or write through the driver.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `submit` | the hot way in: checks, slot, PRPs, entry |
+//! | `poll` | the hot way out: entry, slot, completion |
+//! | `large` | I/O that one command cannot carry, cut into commands |
+//! | `deadline` | commands that do not end in time |
+//! | `lost` | what happens to a queue whose controller was reset, and to one that is dropped |
+//! | `blocking` | one I/O at a time, waited for |
+
+use std::cell::Cell;
+use std::collections::VecDeque;
+use std::fmt;
+use std::marker::PhantomData;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nvme_vfio_dma::{Access, Buffer, DomainId, SharedMemory};
+use nvme_vfio_queues::prp::{PageSize, PrpListMemory};
+use nvme_vfio_queues::ring::{CompletionMemory, CompletionRing, SubmissionMemory, SubmissionRing};
+use nvme_vfio_queues::slots::{MAX_SLOTS, SlotTable};
+use nvme_vfio_queues::{Command, CompletionEntry, QueueSize};
+
+use crate::Error;
+use crate::controller::{Inner, Shared};
+use crate::options::QueueOptions;
+
+mod blocking;
+mod completion;
+mod deadline;
+mod large;
+mod lost;
+mod poll;
+mod submit;
+
+pub use completion::{Completion, Outcome};
+
+use large::Large;
+
+/// The epoch that no controller ever has: `IoQueue::expected` is set to it to lead the hot path to the cold one.
+const ATTENTION: u32 = u32::MAX - 1;
+
+/// The most memory pages that one command may carry: as many as one page of PRP list describes, whatever the alignment.
+const MAX_PAGES: usize = 512;
+
+/// What is remembered of a command in flight.
+#[derive(Debug)]
+struct Slot {
+    token: u64,
+    buffer: Option<Buffer>,
+    /// Nanoseconds since the queue was made; 0 where no deadline was set yet.
+    deadline: u64,
+    state: State,
+    /// One more than the index of the large I/O that the command is a part of; 0 where it is none.
+    large: u32,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum State {
+    /// An I/O of one command.
+    Whole,
+    /// One command of a large I/O.
+    Part,
+    /// Either, after an Abort was sent for it.
+    Aborting,
+    /// Reported as timed out. The controller may still touch its memory.
+    TimedOut,
+}
+
+/// The PRP list pages of the slots, one each.
+#[derive(Debug)]
+struct Lists {
+    memory: Arc<SharedMemory>,
+    first: usize,
+    page: PageSize,
+}
+
+/// The list page of one slot.
+struct SlotList<'a> {
+    lists: &'a Lists,
+    offset: usize,
+}
+
+impl Lists {
+    #[inline]
+    fn of(&self, slot: usize) -> SlotList<'_> {
+        SlotList {
+            lists: self,
+            offset: self.first + slot * self.page.bytes(),
+        }
+    }
+}
+
+impl PrpListMemory for SlotList<'_> {
+    fn pages(&self) -> usize {
+        1
+    }
+
+    fn page_iova(&self, _page: usize) -> u64 {
+        self.lists.memory.iova().0 + self.offset as u64
+    }
+
+    fn write(&mut self, _page: usize, entry: usize, value: u64) {
+        // `prp::build` stays inside the page, and the page inside the memory.
+        let written = self
+            .lists
+            .memory
+            .write_u64(self.offset + entry * size_of::<u64>(), value);
+        debug_assert!(written.is_ok());
+    }
+}
+
+/// What the hot path does not need.
+#[derive(Debug)]
+struct Cold {
+    inner: Arc<Inner>,
+    id: u16,
+    size: QueueSize,
+    made: Instant,
+    /// The epoch in which the queue was created on the controller.
+    made_in: u32,
+    /// The controller was reset or has gone since.
+    lost: bool,
+    /// The controller has answered for a command that was not in flight.
+    distrusted: bool,
+    /// What is to be reported before anything new.
+    reports: VecDeque<Completion>,
+    large: Vec<Option<Large>>,
+    reclaimed: Vec<(u64, Buffer)>,
+    rings: [Arc<SharedMemory>; 2],
+}
+
+/// An I/O submission queue and its completion queue.
+///
+/// One owner: it may be moved to another thread, but not shared. No call takes a lock or allocates on the way of an I/O that
+/// fits one command; doorbells are rung in batches: when [`poll`](Self::poll) finds nothing, when [`ring`](Self::ring) is called,
+/// or when [`QueueOptions::doorbell_batch`] entries have gathered.
+///
+/// Every I/O that was accepted is reported exactly once by `poll`. Deadlines are watched when the owner calls
+/// [`check_deadlines`](Self::check_deadlines); nothing here has a thread or a clock of its own.
+///
+/// ```
+/// use nvme_vfio::{Controller, QueueOptions};
+///
+/// let controller = Controller::open(&"emulated:size=64M".parse::<nvme_vfio::Address>()?)?;
+/// let namespace = controller.only_namespace()?;
+/// let mut queue = controller.io_queue(QueueOptions::with_depth(8))?;
+/// for token in 0..8 {
+///     queue.read(&namespace, token * 8, controller.allocate(4096)?, token)?;
+/// }
+/// let mut seen = 0;
+/// while seen < 8 {
+///     if let Some(completion) = queue.poll() {
+///         completion.result()?;
+///         seen += 1;
+///     }
+/// }
+/// # Ok::<(), Box<dyn std::error::Error>>(())
+/// ```
+pub struct IoQueue {
+    /// The epoch in which the queue is good, or [`ATTENTION`].
+    expected: u32,
+    batch: u32,
+    controller: u32,
+    domain: DomainId,
+    /// The largest transfer of one command in bytes.
+    limit: usize,
+    page: PageSize,
+    /// How many I/Os were accepted and not reported.
+    waiting: u32,
+    shared: Arc<Shared>,
+    submission: SubmissionRing,
+    completion: CompletionRing,
+    slots: SlotTable<Slot>,
+    lists: Lists,
+    cold: Box<Cold>,
+    /// One owner: `Send`, not `Sync`.
+    _owner: PhantomData<Cell<()>>,
+}
+
+impl IoQueue {
+    pub(crate) fn create(inner: Arc<Inner>, options: QueueOptions) -> Result<Self, Error> {
+        let depth = options
+            .depth
+            .clamp(1, MAX_SLOTS)
+            .min(inner.cap.mqes().saturating_sub(1))
+            .max(1);
+        let entries = depth + 1;
+        let size = QueueSize::new(entries).ok_or_else(|| Error::Capabilities {
+            reason: format!("a queue of {entries} entries is not possible"),
+        })?;
+        let page = inner.page;
+        let page_round = |bytes: usize| bytes.next_multiple_of(page.bytes());
+
+        let ring = page_round(entries as usize * size_of::<Command>());
+        let read_by_device = Arc::new(
+            inner
+                .space
+                .shared(ring + depth as usize * page.bytes(), Access::DEVICE_READ)?,
+        );
+        let answers = page_round(entries as usize * size_of::<CompletionEntry>());
+        let written_by_device = Arc::new(inner.space.shared(answers, Access::DEVICE_WRITE)?);
+        let submission = SubmissionMemory::new(&read_by_device, 0, entries)?;
+        let completion = CompletionMemory::new(&written_by_device, 0, entries)?;
+
+        let id = inner.take_queue_id()?;
+        let doorbell = |offset: usize| {
+            let absent = || format!("BAR 0 does not hold the doorbells of queue {id}");
+            inner
+                .transport
+                .doorbell(offset)
+                .ok_or_else(|| Error::Capabilities { reason: absent() })
+        };
+        let (tail, head) = match (
+            doorbell(inner.cap.sq_tail_doorbell(id)),
+            doorbell(inner.cap.cq_head_doorbell(id)),
+        ) {
+            (Ok(tail), Ok(head)) => (tail, head),
+            (Err(error), _) | (_, Err(error)) => {
+                inner.give_back_queue_id(id);
+                return Err(error);
+            }
+        };
+        // The queue belongs to the epoch that is read before it is created: a reset in between is noticed at the first poll.
+        let made_in = inner.shared.epoch();
+        if let Err(error) = inner.create_queue_pair(id, &submission, &completion, size) {
+            // An error status, or a reset, says that the queues do not exist. Else their rings may still be used by the controller.
+            let absent = matches!(error, Error::Status { .. })
+                || !matches!(inner.shared.epoch(), e if e == made_in || e == crate::controller::GONE);
+            if absent {
+                inner.give_back_queue_id(id);
+            } else {
+                let mut quarantine = inner.lock_quarantine();
+                quarantine.hold(0, read_by_device);
+                quarantine.hold(0, written_by_device);
+            }
+            return Err(error);
+        }
+
+        let wanted = (options.max_transfer as usize)
+            .min(inner.mdts.unwrap_or(usize::MAX))
+            .min(MAX_PAGES * page.bytes());
+        let capacity = depth as usize;
+        Ok(Self {
+            expected: made_in,
+            batch: options.doorbell_batch.max(1),
+            controller: inner.number,
+            domain: inner.space.id(),
+            limit: wanted,
+            page,
+            waiting: 0,
+            shared: Arc::clone(&inner.shared),
+            submission: SubmissionRing::new(submission, tail),
+            completion: CompletionRing::new(completion, head),
+            slots: SlotTable::new(depth),
+            lists: Lists {
+                memory: Arc::clone(&read_by_device),
+                first: ring,
+                page,
+            },
+            cold: Box::new(Cold {
+                id,
+                size,
+                made: Instant::now(),
+                made_in,
+                lost: false,
+                distrusted: false,
+                reports: VecDeque::with_capacity(capacity),
+                large: Vec::with_capacity(capacity),
+                reclaimed: Vec::new(),
+                rings: [read_by_device, written_by_device],
+                inner,
+            }),
+            _owner: PhantomData,
+        })
+    }
+
+    /// The queue identifier on the controller.
+    #[must_use]
+    pub fn id(&self) -> u16 {
+        self.cold.id
+    }
+
+    /// How many commands can be in flight.
+    #[must_use]
+    pub fn depth(&self) -> usize {
+        self.slots.capacity()
+    }
+
+    /// The largest transfer of one command in bytes. Larger I/O is split.
+    #[must_use]
+    pub fn max_transfer(&self) -> usize {
+        self.limit
+    }
+
+    /// How many I/Os were accepted and not yet reported by [`poll`](Self::poll).
+    #[inline]
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        self.waiting as usize
+    }
+
+    /// Whether no command can be submitted before one has been polled.
+    #[inline]
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.slots.is_full()
+    }
+}
+
+impl fmt::Debug for IoQueue {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("IoQueue")
+            .field("controller", &self.cold.inner.name)
+            .field("id", &self.cold.id)
+            .field("depth", &self.depth())
+            .field("in_flight", &self.in_flight())
+            .finish_non_exhaustive()
+    }
+}

@@ -1,0 +1,64 @@
+//! How a controller is reached: registers, doorbells, configuration space and reset, whatever carries them.
+
+use std::fmt::Debug;
+
+use nvme_vfio_dma::AddressSpace;
+use nvme_vfio_queues::ring::Doorbell;
+
+use crate::Error;
+
+#[cfg(feature = "emulated")]
+mod emulated;
+mod vfio;
+
+#[cfg(feature = "emulated")]
+pub use emulated::EmulatedTransport;
+pub use vfio::VfioTransport;
+
+/// The seam between the driver and what carries it to a controller. Crossed when a controller or queue is set up and on
+/// slow paths; the hot path crosses nothing but the [`Doorbell`]s that it gave out.
+pub trait Transport: Send + Sync + Debug {
+    /// Where memory is mapped so that this controller sees it. Functions of one group share one.
+    fn address_space(&self) -> &AddressSpace;
+
+    /// Reads a 32-bit register at `offset` bytes in BAR 0. All ones where the controller is gone.
+    fn read32(&self, offset: usize) -> u32;
+
+    /// Reads a 64-bit register at `offset` bytes in BAR 0. All ones where the controller is gone.
+    fn read64(&self, offset: usize) -> u64;
+
+    /// Writes a 32-bit register at `offset` bytes in BAR 0.
+    fn write32(&self, offset: usize, value: u32);
+
+    /// Writes a 64-bit register at `offset` bytes in BAR 0.
+    fn write64(&self, offset: usize, value: u64);
+
+    /// The doorbell register at `offset` bytes in BAR 0; `None` where BAR 0 does not reach that far.
+    fn doorbell(&self, offset: usize) -> Option<Doorbell>;
+
+    /// Lets the function reach memory, or not (PCI command register, bit 2).
+    ///
+    /// # Errors
+    /// Where configuration space cannot be written.
+    fn set_bus_master(&self, on: bool) -> Result<(), Error>;
+
+    /// Reads `data.len()` bytes of configuration space from `offset` on.
+    ///
+    /// # Errors
+    /// Where configuration space cannot be read or ends before.
+    fn config_read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error>;
+
+    /// Resets the function. Its registers are as after power-on then, and it reaches no memory.
+    ///
+    /// # Errors
+    /// Where the function cannot be reset.
+    fn reset(&self) -> Result<(), Error>;
+
+    /// Called in every round of a wait. A controller that has no thread of its own does its work here.
+    fn relax(&self) {
+        std::thread::yield_now();
+    }
+
+    /// Where it is, in words for a log line.
+    fn name(&self) -> String;
+}

@@ -1,0 +1,109 @@
+//! A controller that the kernel lends through VFIO.
+#![allow(unsafe_code)] // hands out doorbells, which are pointers into the mapped BAR
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicU32;
+
+use nvme_vfio_dma::AddressSpace;
+use nvme_vfio_pci::{CLASS_NVME, Device, Group, MappedRegion, PciAddress, REGION_BAR0};
+use nvme_vfio_queues::ring::Doorbell;
+
+use super::Transport;
+use crate::Error;
+use crate::group::Claim;
+
+/// An NVMe function of a VFIO group. Closing it makes the kernel switch bus mastering off and reset the function.
+#[derive(Debug)]
+pub struct VfioTransport {
+    // In the order in which they are to go: the mapped registers, the function (which ends all DMA), then its claim.
+    registers: MappedRegion,
+    device: Device,
+    space: AddressSpace,
+    _claim: Claim,
+}
+
+impl VfioTransport {
+    pub(crate) fn open(
+        group: &Group,
+        space: AddressSpace,
+        function: PciAddress,
+        claim: Claim,
+    ) -> Result<Self, Error> {
+        let device = group.device(function)?;
+        let mut class = [0; 3];
+        device.config_read(9, &mut class)?;
+        let class = u32::from(class[2]) << 16 | u32::from(class[1]) << 8 | u32::from(class[0]);
+        if class == 0x00ff_ffff {
+            return Err(Error::Gone);
+        }
+        if class != CLASS_NVME {
+            return Err(Error::NotNvme {
+                address: function.to_string(),
+                class,
+            });
+        }
+        // Before anything is mapped: an earlier owner's queues may still be running.
+        device.set_bus_master(false)?;
+        let registers = device.region(REGION_BAR0)?.map()?;
+        Ok(Self {
+            registers,
+            device,
+            space,
+            _claim: claim,
+        })
+    }
+}
+
+/// What a register reads as where there is none: as if the controller were gone.
+const ABSENT: u32 = u32::MAX;
+
+impl Transport for VfioTransport {
+    fn address_space(&self) -> &AddressSpace {
+        &self.space
+    }
+
+    fn read32(&self, offset: usize) -> u32 {
+        self.registers.read32(offset as u64).unwrap_or(ABSENT)
+    }
+
+    fn read64(&self, offset: usize) -> u64 {
+        // As two halves: some bridges and controllers do not take 64-bit accesses (NVMe over PCIe transport 1.0, section 3.1).
+        u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
+    }
+
+    fn write32(&self, offset: usize, value: u32) {
+        if self.registers.write32(offset as u64, value).is_err() {
+            tracing::error!(function = %self.device.address(), offset, "BAR 0 does not reach a register that was to be written");
+        }
+    }
+
+    fn write64(&self, offset: usize, value: u64) {
+        self.write32(offset, value as u32);
+        self.write32(offset + 4, (value >> 32) as u32);
+    }
+
+    fn doorbell(&self, offset: usize) -> Option<Doorbell> {
+        let register = self.registers.pointer_at(offset as u64, size_of::<u32>())?;
+        if !register.cast::<AtomicU32>().is_aligned() {
+            return None;
+        }
+        // SAFETY: `pointer_at` gave a pointer to four mapped bytes, aligned as just checked, and the clone keeps them mapped.
+        Some(unsafe { Doorbell::mapped(register.cast(), Arc::new(self.registers.clone())) })
+    }
+
+    fn set_bus_master(&self, on: bool) -> Result<(), Error> {
+        Ok(self.device.set_bus_master(on)?)
+    }
+
+    fn config_read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        Ok(self.device.config_read(offset, data)?)
+    }
+
+    fn reset(&self) -> Result<(), Error> {
+        Ok(self.device.reset()?)
+    }
+
+    fn name(&self) -> String {
+        self.device.address().to_string()
+    }
+}

@@ -1,0 +1,6 @@
+//! A queue has one owner.
+fn shared<T: Sync>() {}
+
+fn main() {
+    shared::<nvme_vfio::IoQueue>();
+}
