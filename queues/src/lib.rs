@@ -7,6 +7,8 @@
 //! | [`command`] | constructors of admin and NVM commands, cheap enough for the I/O path |
 //! | [`opcode`], [`status`], [`features`] | numbers that have names; an unknown number is a value too |
 //! | [`prp`] | PRP1, PRP2 and chained PRP lists from a contiguous or scattered buffer |
+//! | [`ring`] | the host's side of submission and completion queues: tail, head, phase, doorbells |
+//! | [`slots`] | which command an identifier in a completion names |
 //! | [`registers`] | where the controller's registers are and what their bits mean |
 //! | [`identify`], [`log`] | the data structures a controller returns, with checked accessors |
 //!

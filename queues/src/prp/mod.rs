@@ -13,96 +13,15 @@
 //! as they were: the controller derives the count from the command's length and
 //! never looks at them.
 
-use core::ops::RangeInclusive;
+mod page;
 
-/// log2 of the smallest memory page size that NVMe knows.
-const MIN_PAGE_SHIFT: u32 = 12;
-/// The largest value of CC.MPS, CAP.MPSMIN and CAP.MPSMAX.
-const MAX_MPS: u32 = 15;
-/// A PRP list entry is 8 bytes.
-const ENTRY_SHIFT: u32 = 3;
+use core::ops::Range;
+
+pub use page::PageSize;
+use page::list_pages_for;
+
 /// PRP1 bits 1:0 are reserved.
 const DWORD_MASK: u64 = 0b11;
-
-/// The memory page size in force (CC.MPS): a power of two from 4 KiB to 128 MiB.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct PageSize {
-    /// The bits of an address that tell where in a page it lies: what building PRPs needs most.
-    mask: u64,
-}
-
-impl PageSize {
-    /// 4 KiB, CC.MPS = 0.
-    pub const KIB_4: Self = Self::of_shift(MIN_PAGE_SHIFT);
-
-    /// From bytes; `None` unless a power of two from 4 KiB to 128 MiB.
-    #[must_use]
-    pub const fn new(bytes: usize) -> Option<Self> {
-        if !bytes.is_power_of_two() {
-            return None;
-        }
-        let shift = bytes.trailing_zeros();
-        if shift < MIN_PAGE_SHIFT || shift > MIN_PAGE_SHIFT + MAX_MPS {
-            return None;
-        }
-        Some(Self::of_shift(shift))
-    }
-
-    /// From the value that CC.MPS, CAP.MPSMIN and CAP.MPSMAX have, 0..=15; `None` above.
-    #[must_use]
-    pub const fn from_mps(mps: u8) -> Option<Self> {
-        if mps as u32 > MAX_MPS {
-            return None;
-        }
-        Some(Self::of_shift(MIN_PAGE_SHIFT + mps as u32))
-    }
-
-    /// From a 4-bit register field, which has no other values.
-    pub(crate) const fn from_mps_field(field: u8) -> Self {
-        Self::of_shift(MIN_PAGE_SHIFT + (field & MAX_MPS as u8) as u32)
-    }
-
-    /// The value for CC.MPS, 0..=15.
-    #[must_use]
-    pub const fn mps(self) -> u8 {
-        (self.shift() - MIN_PAGE_SHIFT) as u8
-    }
-
-    /// In bytes.
-    #[inline]
-    #[must_use]
-    pub const fn bytes(self) -> usize {
-        (self.mask + 1) as usize
-    }
-
-    /// How many entries a PRP list page of this size holds.
-    #[inline]
-    #[must_use]
-    pub const fn entries_per_list_page(self) -> usize {
-        self.bytes() >> ENTRY_SHIFT
-    }
-
-    /// How many list pages data of at most `len` bytes needs at the worst alignment.
-    #[must_use]
-    pub const fn list_pages(self, len: usize) -> usize {
-        if len == 0 {
-            return 0;
-        }
-        // The worst start is the last dword of a page: that page takes 4 bytes.
-        let rest = len.saturating_sub(4);
-        list_pages_for(rest.div_ceil(self.bytes()), self)
-    }
-
-    const fn of_shift(shift: u32) -> Self {
-        Self {
-            mask: (1 << shift) - 1,
-        }
-    }
-
-    const fn shift(self) -> u32 {
-        self.mask.count_ones()
-    }
-}
 
 /// PRP1 and PRP2 of a command.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
@@ -261,7 +180,22 @@ fn build_list<L: PrpListMemory + ?Sized>(
     page: PageSize,
     list: &mut L,
 ) -> Result<DataPointer, PrpError> {
-    build_scattered(&[Segment { iova, len }], page, list)
+    let rest = len.checked_sub(1).ok_or(PrpError::Empty { segment: 0 })?;
+    let last = iova
+        .checked_add(rest as u64)
+        .ok_or(PrpError::AddressOverflow { segment: 0 })?;
+    if iova & DWORD_MASK != 0 {
+        return Err(PrpError::NotDwordAligned { iova });
+    }
+    // No more than `rest`, which is a usize.
+    let entries = ((last >> page.shift()) - (iova >> page.shift())) as usize;
+    let mut address = iova & !page.mask;
+    let pages = || {
+        // Behind the last page this wraps, where nothing asks any more.
+        address = address.wrapping_add(page.mask + 1);
+        address
+    };
+    describe(iova, entries, pages, page, list)
 }
 
 /// Describes several ranges as one buffer, in their order.
@@ -280,15 +214,37 @@ pub fn build_scattered<L: PrpListMemory + ?Sized>(
 ) -> Result<DataPointer, PrpError> {
     let prp1 = segments.first().ok_or(PrpError::Empty { segment: 0 })?.iova;
     let entries = check(segments, page)?.saturating_sub(1);
-    let mut pages = runs(segments, page)
-        .flatten()
-        .skip(1)
-        .map(|number| number << page.shift());
+    let mut runs = Runs::new(segments, page);
+    let mut run = 0..0;
+    let shift = page.shift();
+    let mut pages = || {
+        while run.is_empty() {
+            match runs.next() {
+                Some(next) => run = next,
+                None => return 0,
+            }
+        }
+        let number = run.start;
+        run.start += 1;
+        number << shift
+    };
+    // The first page is PRP1's.
+    pages();
+    describe(prp1, entries, pages, page, list)
+}
+
+/// PRP2, and the list where one is needed: `entries` addresses, which `next` gives one by one.
+#[inline]
+fn describe<L: PrpListMemory + ?Sized>(
+    prp1: u64,
+    entries: usize,
+    mut next: impl FnMut() -> u64,
+    page: PageSize,
+    list: &mut L,
+) -> Result<DataPointer, PrpError> {
     if entries <= 1 {
-        return Ok(DataPointer {
-            prp1,
-            prp2: pages.next().unwrap_or(0),
-        });
+        let prp2 = if entries == 1 { next() } else { 0 };
+        return Ok(DataPointer { prp1, prp2 });
     }
 
     let needed = list_pages_for(entries, page);
@@ -303,22 +259,18 @@ pub fn build_scattered<L: PrpListMemory + ?Sized>(
         }
     }
 
-    let per_page = page.entries_per_list_page();
+    // The last entry of a full page is the chain to the next; the last page has no next.
+    let chain = page.entries_per_list_page() - 1;
     let last_page = needed - 1;
-    for index in 0..needed {
-        // The last entry of a full page is the chain to the next; the last page has no next.
-        let room = if index == last_page {
-            per_page
-        } else {
-            per_page - 1
-        };
-        for (entry, address) in pages.by_ref().take(room).enumerate() {
-            list.write(index, entry, address);
+    for index in 0..last_page {
+        for entry in 0..chain {
+            list.write(index, entry, next());
         }
-        if index != last_page {
-            let next = list.page_iova(index + 1);
-            list.write(index, room, next);
-        }
+        let next_page = list.page_iova(index + 1);
+        list.write(index, chain, next_page);
+    }
+    for entry in 0..entries - last_page * chain {
+        list.write(last_page, entry, next());
     }
     Ok(DataPointer {
         prp1,
@@ -328,23 +280,24 @@ pub fn build_scattered<L: PrpListMemory + ?Sized>(
 
 /// Checks that PRPs can express the segments; how many pages they touch.
 fn check(segments: &[Segment], page: PageSize) -> Result<usize, PrpError> {
+    let shift = page.shift();
+    let mut pages = 0u64;
     // The last byte of the segment before.
     let mut before: Option<u64> = None;
     for (index, segment) in segments.iter().enumerate() {
+        let iova = segment.iova;
         let rest = segment
             .len
             .checked_sub(1)
             .ok_or(PrpError::Empty { segment: index })?;
-        let last = segment
-            .iova
+        let last = iova
             .checked_add(rest as u64)
             .ok_or(PrpError::AddressOverflow { segment: index })?;
-        match before {
-            None if segment.iova & DWORD_MASK != 0 => {
-                return Err(PrpError::NotDwordAligned { iova: segment.iova });
+        let new_pages = match before {
+            None if iova & DWORD_MASK != 0 => {
+                return Err(PrpError::NotDwordAligned { iova });
             }
-            None => {}
-            Some(before) if continues(before, segment.iova) => {}
+            Some(before) if continues(before, iova) => (last >> shift) - (before >> shift),
             Some(before) if before & page.mask != page.mask => {
                 // `before` is not the last byte of a page, so one more does not overflow.
                 return Err(PrpError::EndNotPageAligned {
@@ -352,55 +305,66 @@ fn check(segments: &[Segment], page: PageSize) -> Result<usize, PrpError> {
                     end: before + 1,
                 });
             }
-            Some(_) if segment.iova & page.mask != 0 => {
+            Some(_) if iova & page.mask != 0 => {
                 return Err(PrpError::StartNotPageAligned {
                     segment: index,
-                    iova: segment.iova,
+                    iova,
                 });
             }
-            Some(_) => {}
-        }
+            None | Some(_) => (last >> shift) - (iova >> shift) + 1,
+        };
+        pages = pages.saturating_add(new_pages);
         before = Some(last);
     }
-    Ok(runs(segments, page).fold(0usize, |count, run| {
-        // An empty run has its end before its start.
-        let (start, end) = (*run.start(), *run.end());
-        let pages = if start > end { 0 } else { end - start + 1 };
-        count.saturating_add(usize::try_from(pages).unwrap_or(usize::MAX))
-    }))
+    Ok(usize::try_from(pages).unwrap_or(usize::MAX))
 }
 
-/// The numbers of the pages that each of the checked segments adds, in order. A segment that continues
-/// the one before adds no page that they share.
-fn runs(segments: &[Segment], page: PageSize) -> impl Iterator<Item = RangeInclusive<u64>> + '_ {
-    let mut before: Option<u64> = None;
-    segments.iter().map(move |segment| {
+/// The numbers of the pages that each checked segment adds, in order: none for a
+/// segment that ends in the page where the one that it continues ended.
+struct Runs<'a> {
+    segments: core::slice::Iter<'a, Segment>,
+    /// log2 of the page size.
+    shift: u32,
+    /// The last byte of the segment before.
+    before: Option<u64>,
+}
+
+impl<'a> Runs<'a> {
+    #[inline]
+    fn new(segments: &'a [Segment], page: PageSize) -> Self {
+        Self {
+            segments: segments.iter(),
+            shift: page.shift(),
+            before: None,
+        }
+    }
+}
+
+impl Iterator for Runs<'_> {
+    type Item = Range<u64>;
+
+    #[inline]
+    fn next(&mut self) -> Option<Range<u64>> {
+        let segment = self.segments.next()?;
+        let shift = self.shift;
+        // The segments are checked: their lengths are not 0 and their ends are addresses.
         let last = segment
             .iova
             .wrapping_add(segment.len as u64)
             .wrapping_sub(1);
-        let first = match before {
-            Some(before) if continues(before, segment.iova) => (before >> page.shift()) + 1,
-            _ => segment.iova >> page.shift(),
+        let first = match self.before {
+            Some(before) if continues(before, segment.iova) => (before >> shift) + 1,
+            _ => segment.iova >> shift,
         };
-        before = Some(last);
-        first..=last >> page.shift()
-    })
+        self.before = Some(last);
+        Some(first..(last >> shift) + 1)
+    }
 }
 
 /// Whether a segment at `iova` goes on right behind the byte `before`.
+#[inline]
 fn continues(before: u64, iova: u64) -> bool {
     before.checked_add(1) == Some(iova)
-}
-
-/// How many list pages that many entries fill.
-const fn list_pages_for(entries: usize, page: PageSize) -> usize {
-    if entries <= 1 {
-        // None, or the one that PRP2 itself holds.
-        return 0;
-    }
-    // Every list page but the last gives one of its entries to the chain.
-    (entries - 1).div_ceil(page.entries_per_list_page() - 1)
 }
 
 #[cfg(test)]
