@@ -30,7 +30,7 @@ impl Inner {
     }
 
     /// CSTS.
-    pub(super) fn status(&self) -> Csts {
+    pub(crate) fn status(&self) -> Csts {
         Csts::from_bits(self.transport.read32(CSTS))
     }
 

@@ -6,6 +6,9 @@ use super::{Completion, IoQueue, Outcome, State};
 use crate::controller::Counters;
 use crate::{Error, RecoveryLimit};
 
+/// How often the controller's status is looked at.
+const STATUS_INTERVAL: Duration = Duration::from_secs(1);
+
 /// What is to be done about a command whose time is over.
 enum Overdue {
     /// Its first deadline.
@@ -21,7 +24,8 @@ impl IoQueue {
     /// A command whose time is over is looked for once more, then aborted. If it does not end within
     /// [`Options::abort_grace`](crate::Options::abort_grace) either, it is reported as timed out by [`poll`](Self::poll), its buffer is
     /// kept (see [`reclaim`](Self::reclaim)), and the controller is reset where [`Options::recovery`](crate::Options::recovery) allows
-    /// it. The same happens when the controller has answered for a command that was not in flight.
+    /// it. The same happens when the controller has answered for a command that was not in flight, and when it reports a fatal
+    /// status, which is looked at once in a second.
     ///
     /// # Errors
     /// Where the controller could not be aborted or reset. What was in flight is reported by `poll` all the same.
@@ -38,7 +42,7 @@ impl IoQueue {
             self.drain();
             overdue = self.stamp(now, timeout);
         }
-        let mut reset = self.cold.distrusted;
+        let mut reset = self.cold.distrusted || self.is_fatal(now)?;
         for command in overdue {
             match command {
                 Overdue::Abort(identifier) => self.try_abort(identifier, now)?,
@@ -55,6 +59,21 @@ impl IoQueue {
             self.cold.inner.recover(self.cold.made_in)?;
         }
         Ok(())
+    }
+
+    /// Looks at the controller's status now and then: one that has failed or gone answers nothing any more.
+    fn is_fatal(&mut self, now: Duration) -> Result<bool, Error> {
+        if now.saturating_sub(self.cold.looked) < STATUS_INTERVAL {
+            return Ok(false);
+        }
+        self.cold.looked = now;
+        let csts = self.cold.inner.status();
+        if csts.is_gone() {
+            tracing::error!(queue = self.cold.id, "the controller is gone");
+            self.shared.give_up();
+            return Err(Error::Gone);
+        }
+        Ok(csts.is_fatal())
     }
 
     /// Gives every command without a deadline one, and tells those whose deadline has passed.

@@ -14,7 +14,7 @@ use std::collections::VecDeque;
 use std::fmt;
 use std::marker::PhantomData;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use nvme_vfio_dma::{Access, Buffer, DomainId, SharedMemory};
 use nvme_vfio_queues::prp::{PageSize, PrpListMemory};
@@ -118,6 +118,8 @@ struct Cold {
     id: u16,
     size: QueueSize,
     made: Instant,
+    /// When the controller's status was looked at last, since the queue was made.
+    looked: Duration,
     /// The epoch in which the queue was created on the controller.
     made_in: u32,
     /// The controller was reset or has gone since.
@@ -263,6 +265,7 @@ impl IoQueue {
                 id,
                 size,
                 made: Instant::now(),
+                looked: Duration::ZERO,
                 made_in,
                 lost: false,
                 distrusted: false,
