@@ -143,34 +143,36 @@ impl Core {
         self.events.raise(Event::INVALID_DOORBELL_VALUE);
     }
 
-    /// Looks at the doorbells of queues that do not exist. Only idle steps do: nothing correct ever depends on it.
+    /// Looks at the doorbells that no command made it look at: those of queues that do not exist, and the head doorbells of idle queues.
+    /// Only steps without a completion do; nothing correct ever depends on it.
     fn find_stray_doorbells(&mut self) {
         for qid in 0..=self.config.queues {
-            let exists = [
-                self.submission
-                    .get(usize::from(qid))
-                    .is_some_and(Option::is_some),
-                self.completion
-                    .get(usize::from(qid))
-                    .is_some_and(Option::is_some),
-            ];
-            for (completion, exists) in [false, true].into_iter().zip(exists) {
-                let value = match self.doorbell(qid, completion) {
-                    Some(doorbell) if !exists && doorbell.load(Ordering::Relaxed) != 0 => {
-                        doorbell.swap(0, Ordering::Relaxed)
-                    }
-                    _ => continue,
-                };
-                tracing::warn!(
-                    qid,
-                    completion,
-                    value,
-                    "doorbell of a queue that does not exist"
-                );
-                self.statistics.invalid_doorbells += 1;
-                self.events.raise(Event::INVALID_DOORBELL_REGISTER);
+            if self.completion(qid).is_some() {
+                self.room(qid);
+            } else {
+                self.stray_doorbell(qid, true);
+            }
+            if self.submission(qid).is_none() {
+                self.stray_doorbell(qid, false);
             }
         }
+    }
+
+    fn stray_doorbell(&mut self, qid: u16, completion: bool) {
+        let value = match self.doorbell(qid, completion) {
+            Some(doorbell) if doorbell.load(Ordering::Relaxed) != 0 => {
+                doorbell.swap(0, Ordering::Relaxed)
+            }
+            _ => return,
+        };
+        tracing::warn!(
+            qid,
+            completion,
+            value,
+            "doorbell of a queue that does not exist"
+        );
+        self.statistics.invalid_doorbells += 1;
+        self.events.raise(Event::INVALID_DOORBELL_REGISTER);
     }
 
     /// Fetches and runs what waits in one submission queue, as far as its completion queue has room.

@@ -1,0 +1,11 @@
+//! The emulated controller, driven by hand: registers, rings and doorbells, without a driver.
+
+mod admin;
+mod events;
+mod faults;
+mod host;
+mod hostile;
+mod io;
+mod iommu;
+mod registers;
+mod thread;
