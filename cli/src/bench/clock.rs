@@ -1,0 +1,186 @@
+//! A clock cheap enough to be read for every I/O: the time stamp counter, where it can be trusted.
+#![allow(unsafe_code)] // Reading the counter is an intrinsic without a safe form.
+
+use std::time::{Duration, Instant};
+
+/// How far two measurements of the counter's rate may differ.
+const RATE_TOLERANCE: f64 = 1e-3;
+/// How long each of them takes.
+const CALIBRATION: Duration = Duration::from_millis(10);
+/// Fraction bits of [`Clock::multiplier`].
+const SHIFT: u32 = 32;
+
+/// Turns stamps into nanoseconds. Stamps of different clocks must not be mixed.
+#[derive(Clone, Copy, Debug)]
+pub struct Clock {
+    source: Source,
+    /// Nanoseconds per tick, as a fixed-point number with [`SHIFT`] fraction bits.
+    multiplier: u64,
+}
+
+#[derive(Clone, Copy, Debug)]
+enum Source {
+    /// Ticks of the time stamp counter.
+    Counter,
+    /// Nanoseconds since then, of the monotonic clock.
+    Monotonic(Instant),
+}
+
+impl Clock {
+    /// A clock on the time stamp counter if this machine has one whose rate does not change, else on
+    /// the monotonic clock. Takes 20 ms of measuring.
+    #[must_use]
+    pub fn calibrated() -> Self {
+        Self::counter().unwrap_or_else(Self::monotonic)
+    }
+
+    /// A clock on the monotonic clock of the operating system.
+    #[must_use]
+    pub fn monotonic() -> Self {
+        Self {
+            source: Source::Monotonic(Instant::now()),
+            multiplier: 1 << SHIFT,
+        }
+    }
+
+    fn counter() -> Option<Self> {
+        if !counter_is_plausible() {
+            return None;
+        }
+        let first = measure_rate()?;
+        let second = measure_rate()?;
+        // A counter that stands still in idle states or follows the core's frequency shows here,
+        // also where a hypervisor hides the flag that promises it does not.
+        if (first / second - 1.0).abs() > RATE_TOLERANCE {
+            return None;
+        }
+        let nanoseconds = 2.0 / (first + second);
+        let multiplier = (nanoseconds * (1_u64 << SHIFT) as f64).round();
+        // 1 MHz to 100 GHz: anything else is no time stamp counter.
+        (0.01..=1000.0).contains(&nanoseconds).then_some(Self {
+            source: Source::Counter,
+            multiplier: multiplier as u64,
+        })
+    }
+
+    /// The current stamp.
+    #[inline]
+    #[must_use]
+    pub fn stamp(&self) -> u64 {
+        match self.source {
+            Source::Counter => read_counter(),
+            Source::Monotonic(start) => start.elapsed().as_nanos() as u64,
+        }
+    }
+
+    /// Nanoseconds between two stamps; 0 if `end` is before `start`, which happens by a few ticks
+    /// when the operating system moves the thread to another core in between.
+    #[inline]
+    #[must_use]
+    pub const fn nanoseconds(&self, start: u64, end: u64) -> u64 {
+        let ticks = end.saturating_sub(start);
+        ((ticks as u128 * self.multiplier as u128) >> SHIFT) as u64
+    }
+
+    /// How many stamps make `duration`.
+    #[must_use]
+    pub const fn ticks(&self, duration: Duration) -> u64 {
+        let ticks = (duration.as_nanos() << SHIFT) / self.multiplier as u128;
+        if ticks > u64::MAX as u128 {
+            u64::MAX
+        } else {
+            ticks as u64
+        }
+    }
+
+    /// What it reads, for the report.
+    #[must_use]
+    pub const fn name(&self) -> &'static str {
+        match self.source {
+            Source::Counter => "tsc",
+            Source::Monotonic(_) => "monotonic",
+        }
+    }
+}
+
+/// Ticks per nanosecond over [`CALIBRATION`].
+fn measure_rate() -> Option<f64> {
+    let (from, from_ticks) = (Instant::now(), read_counter());
+    let (mut to, mut to_ticks) = (from, from_ticks);
+    while to.duration_since(from) < CALIBRATION {
+        (to, to_ticks) = (Instant::now(), read_counter());
+    }
+    let ticks = to_ticks.checked_sub(from_ticks)?;
+    (ticks > 0).then(|| ticks as f64 / to.duration_since(from).as_nanos() as f64)
+}
+
+#[cfg(target_arch = "x86_64")]
+fn counter_is_plausible() -> bool {
+    use core::arch::x86_64::__cpuid;
+    const HYPERVISOR: u32 = 1 << 31;
+    const INVARIANT_TSC: u32 = 1 << 8;
+    const POWER_LEAF: u32 = 0x8000_0007;
+    let largest = __cpuid(0x8000_0000).eax;
+    let invariant = largest >= POWER_LEAF && __cpuid(POWER_LEAF).edx & INVARIANT_TSC != 0;
+    // Hypervisors often hide the flag because the machine might migrate; the measurement decides.
+    invariant || __cpuid(1).ecx & HYPERVISOR != 0
+}
+
+#[cfg(target_arch = "x86_64")]
+#[inline]
+fn read_counter() -> u64 {
+    // SAFETY: every x86-64 processor has RDTSC, and Linux leaves it enabled in user space.
+    unsafe { core::arch::x86_64::_rdtsc() }
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+fn counter_is_plausible() -> bool {
+    false
+}
+
+#[cfg(not(target_arch = "x86_64"))]
+#[inline]
+fn read_counter() -> u64 {
+    0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_clock_agrees_with_the_monotonic_one() {
+        for clock in [Clock::calibrated(), Clock::monotonic()] {
+            let (from, start) = (Instant::now(), clock.stamp());
+            std::thread::sleep(Duration::from_millis(30));
+            let (end, took) = (clock.stamp(), from.elapsed());
+            let measured = clock.nanoseconds(start, end) as f64;
+            let ratio = measured / took.as_nanos() as f64;
+            // A thread that loses its core between two readings widens it.
+            assert!((0.8..=1.02).contains(&ratio), "{}: {ratio}", clock.name());
+        }
+    }
+
+    #[test]
+    fn ticks_and_nanoseconds_are_inverse() {
+        for clock in [Clock::calibrated(), Clock::monotonic()] {
+            for duration in [
+                Duration::from_micros(3),
+                Duration::from_secs(5),
+                Duration::from_secs(86_400),
+            ] {
+                let back = clock.nanoseconds(7, 7 + clock.ticks(duration)) as f64;
+                assert!(
+                    (back / duration.as_nanos() as f64 - 1.0).abs() < 1e-2,
+                    "{duration:?}: {back}"
+                );
+            }
+            assert_eq!(clock.ticks(Duration::MAX), u64::MAX);
+        }
+    }
+
+    #[test]
+    fn time_never_runs_backwards() {
+        assert_eq!(Clock::monotonic().nanoseconds(10, 9), 0);
+    }
+}

@@ -1,0 +1,49 @@
+//! What the commands do.
+
+mod bind;
+mod doctor;
+mod group;
+mod identify;
+mod list;
+mod registers;
+mod smart_log;
+mod transfer;
+
+use crate::{args::Command, bench, error::Error};
+
+/// Runs a command.
+///
+/// # Errors
+/// What the user is told, and the exit status with it.
+pub(crate) fn run(command: Command) -> Result<(), Error> {
+    match command {
+        Command::List(args) => list::run(&args),
+        Command::Group(args) => group::run(&args),
+        Command::Bind(args) => bind::bind(&args),
+        Command::Unbind(args) => bind::unbind(&args),
+        Command::Doctor(args) => doctor::run(&args),
+        Command::ShowRegs(args) => registers::run(&args),
+        Command::IdCtrl(args) => identify::controller(&args),
+        Command::IdNs(args) => identify::namespace(&args),
+        Command::ListNs(args) => identify::list(&args),
+        Command::SmartLog(args) => smart_log::run(&args),
+        Command::Read(args) => transfer::read(&args),
+        Command::Write(args) => transfer::write(&args),
+        Command::Flush(args) => transfer::flush(&args),
+        Command::Bench(args) => bench::run(&args),
+    }
+}
+
+/// A count with its noun: `1 job`, `3 jobs`.
+fn counted(count: usize, noun: &str) -> String {
+    if count == 1 {
+        format!("1 {noun}")
+    } else {
+        format!("{count} {noun}s")
+    }
+}
+
+/// An optional value for a table.
+fn cell(value: Option<impl ToString>) -> String {
+    value.map_or_else(|| "-".to_owned(), |value| value.to_string())
+}

@@ -1,0 +1,329 @@
+//! The libraries' errors as the user's: which kind each is, and so which exit status.
+
+use std::{error::Error as StdError, io};
+
+use nvme_vfio::{CommandError, DmaError, SubmitError};
+use nvme_vfio_dma::MapError;
+use nvme_vfio_pci::{DeviceError, GroupError, SysfsError, bind::BindError};
+use nvme_vfio_queues::Status;
+
+use crate::error::{Error, Kind, NvmeStatus};
+
+/// What stands before the remedy in the libraries' messages.
+const REMEDY: &str = "Run: ";
+
+/// The message of an error and all its sources, and the remedy in it, if any.
+fn describe(error: &(dyn StdError + 'static)) -> (String, Option<String>) {
+    let mut message = error.to_string();
+    let mut source = error.source();
+    let mut remedy = None;
+    loop {
+        if let Some((front, behind)) = message.rsplit_once(REMEDY) {
+            remedy = Some(format!("{REMEDY}{behind}"));
+            message = front.trim_end_matches([' ', '.']).to_owned();
+        }
+        let Some(next) = source else { break };
+        let text = next.to_string();
+        // Transparent errors repeat their source.
+        if !message.contains(&text) {
+            message = format!("{message}: {text}");
+        }
+        source = next.source();
+    }
+    (message, remedy)
+}
+
+fn build(kind: Kind, error: &(dyn StdError + 'static)) -> Error {
+    let (message, remedy) = describe(error);
+    let built = Error::new(kind, message);
+    match remedy {
+        Some(remedy) => built.remedy(remedy),
+        None => built,
+    }
+}
+
+fn os(error: &io::Error) -> Kind {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => Kind::Permission,
+        io::ErrorKind::NotFound => Kind::NotFound,
+        _ => Kind::Environment,
+    }
+}
+
+impl From<SysfsError> for Error {
+    fn from(error: SysfsError) -> Self {
+        let kind = match &error {
+            SysfsError::NoFunction { .. } | SysfsError::NoGroup { .. } => Kind::NotFound,
+            SysfsError::NoIommu { .. } => Kind::NoIommu,
+            SysfsError::File { source, .. } => os(source),
+            _ => Kind::Environment,
+        };
+        let built = build(kind, &error);
+        match error {
+            SysfsError::NoFunction { .. } => built.remedy("Run: nvme-vfio list"),
+            SysfsError::NoGroup { .. } => built.remedy("Run: nvme-vfio group --all"),
+            SysfsError::NoIommu { .. } => built.remedy("Run: nvme-vfio doctor"),
+            _ => built,
+        }
+    }
+}
+
+impl From<GroupError> for Error {
+    fn from(error: GroupError) -> Self {
+        let kind = match error {
+            GroupError::Sysfs(error) => return error.into(),
+            GroupError::NoSuchGroup { .. } => Kind::NotFound,
+            GroupError::NoIommu
+            | GroupError::NoIommuMode { .. }
+            | GroupError::ModuleMissing { .. }
+            | GroupError::NoType1v2 => Kind::NoIommu,
+            GroupError::NotBound { .. } => Kind::NotBound,
+            GroupError::NoPermission { .. } => Kind::Permission,
+            GroupError::Busy { .. } => Kind::Busy,
+            GroupError::NotViable { .. } => Kind::NotViable,
+            GroupError::Os { ref source, .. } => os(source),
+            _ => Kind::Environment,
+        };
+        build(kind, &error)
+    }
+}
+
+impl From<DeviceError> for Error {
+    fn from(error: DeviceError) -> Self {
+        let kind = match &error {
+            DeviceError::NotInGroup { .. } => Kind::NotBound,
+            DeviceError::Open { source, .. } | DeviceError::Os { source, .. } => os(source),
+            _ => Kind::Environment,
+        };
+        build(kind, &error)
+    }
+}
+
+impl From<BindError> for Error {
+    fn from(error: BindError) -> Self {
+        let kind = match error {
+            BindError::Sysfs(error) => return error.into(),
+            BindError::Bridge { .. } => Kind::Usage,
+            BindError::DriverMissing => Kind::NoIommu,
+            BindError::Held { .. } | BindError::Open { .. } => Kind::Busy,
+            BindError::NoUser { .. } => Kind::NotFound,
+            BindError::NotRoot { .. } => Kind::Permission,
+            BindError::Step { ref source, .. } => os(source),
+            _ => Kind::Environment,
+        };
+        build(kind, &error)
+    }
+}
+
+impl From<DmaError> for Error {
+    fn from(error: DmaError) -> Self {
+        let kind = match &error {
+            DmaError::Map(MapError::MemlockLimit { .. }) => Kind::Memlock,
+            DmaError::Map(MapError::TooManyMappings) => Kind::DmaEntryLimit,
+            _ => Kind::Environment,
+        };
+        let built = build(kind, &error);
+        match error {
+            DmaError::Map(MapError::MemlockLimit { needed, .. }) => {
+                built.remedy(format!("Run: ulimit -l {} (as root, or after raising the hard limit in /etc/security/limits.conf)", needed.div_ceil(1024)))
+            }
+            DmaError::Map(MapError::TooManyMappings) => {
+                built.remedy("Run, as root: modprobe -r vfio_iommu_type1 && modprobe vfio_iommu_type1 dma_entry_limit=65535")
+            }
+            _ => built,
+        }
+    }
+}
+
+/// The controller's error status as data.
+#[must_use]
+fn nvme_status(status: Status) -> NvmeStatus {
+    NvmeStatus {
+        sct: status.sct(),
+        sc: status.sc(),
+        name: status.to_string(),
+    }
+}
+
+impl From<SubmitError> for Error {
+    fn from(error: SubmitError) -> Self {
+        let kind = match error {
+            SubmitError::OutOfRange { .. } => Kind::LbaOutOfRange,
+            SubmitError::Gone => Kind::Gone,
+            SubmitError::Reset => Kind::Reset,
+            SubmitError::Length { .. } => Kind::Usage,
+            _ => Kind::Environment,
+        };
+        build(kind, &error)
+    }
+}
+
+impl From<CommandError> for Error {
+    fn from(error: CommandError) -> Self {
+        match error {
+            CommandError::Status(status) => {
+                Self::new(Kind::Command, format!("the controller answered: {status}"))
+                    .nvme_status(nvme_status(status))
+            }
+            CommandError::TimedOut => build(Kind::Timeout, &error),
+            CommandError::Gone => build(Kind::Gone, &error),
+            _ => build(Kind::Reset, &error),
+        }
+    }
+}
+
+impl From<nvme_vfio::Error> for Error {
+    fn from(error: nvme_vfio::Error) -> Self {
+        use nvme_vfio::Error as Driver;
+        let kind = match error {
+            Driver::Group(error) => return error.into(),
+            Driver::Device(error) => return error.into(),
+            Driver::Sysfs(error) => return error.into(),
+            Driver::Dma(error) => return error.into(),
+            Driver::Submit(error) => return error.into(),
+            Driver::Command(error) => return error.into(),
+            Driver::Address(_) | Driver::Emulated(_) => {
+                return build(Kind::Usage, &error).remedy("Run: nvme-vfio --help");
+            }
+            Driver::Unsupported { .. } => {
+                return build(Kind::Unsupported, &error)
+                    .remedy("Use an address such as 0000:01:00.0 or emulated");
+            }
+            Driver::Status { status, .. } => {
+                return build(Kind::Command, &error).nvme_status(nvme_status(status));
+            }
+            Driver::Namespace { .. } => Kind::NoNamespace,
+            Driver::NotNvme { .. } => Kind::Usage,
+            Driver::Gone => Kind::Gone,
+            Driver::AlreadyOpen { .. } | Driver::NoQueue { .. } => Kind::Busy,
+            Driver::TimedOut { .. } => Kind::Timeout,
+            Driver::NotReady { what, .. } => match what {
+                nvme_vfio::NotReady::Fatal => Kind::Reset,
+                _ => Kind::Timeout,
+            },
+            Driver::Cancelled(_) | Driver::OutOfService(_) | Driver::RecoveryLimit(_) => {
+                Kind::Reset
+            }
+            Driver::Length(_) => Kind::Usage,
+            Driver::Capabilities { .. } => Kind::Unsupported,
+            _ => Kind::Environment,
+        };
+        build(kind, &error)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_remedy_inside_a_message_is_taken_out() {
+        let error = Error::from(GroupError::NotViable {
+            group: 14,
+            culprits: Vec::new(),
+        });
+        assert_eq!(error.kind(), Kind::NotViable);
+        assert_eq!(error.remedy_text(), Some("Run: nvme-vfio group"));
+        assert!(
+            !error.to_string().contains("Run:")
+                && error
+                    .to_string()
+                    .starts_with("IOMMU group 14 is not viable"),
+            "{error}"
+        );
+    }
+
+    #[test]
+    fn sources_are_told_once() {
+        let source = io::Error::from_raw_os_error(libc_eperm());
+        let error = Error::from(nvme_vfio::Error::Group(GroupError::Os {
+            group: 3,
+            step: "VFIO_GROUP_GET_STATUS",
+            source,
+        }));
+        assert_eq!(
+            error.to_string(),
+            "IOMMU group 3: VFIO_GROUP_GET_STATUS failed: Operation not permitted (os error 1)"
+        );
+        assert_eq!(error.exit_status(), 3);
+    }
+
+    fn libc_eperm() -> i32 {
+        nix::errno::Errno::EPERM as i32
+    }
+
+    #[test]
+    fn memlock_says_how_much_is_needed() {
+        let error = Error::from(nvme_vfio::Error::Dma(DmaError::Map(
+            MapError::MemlockLimit {
+                needed: 3 << 20,
+                limit: 65536,
+            },
+        )));
+        assert_eq!((error.kind(), error.exit_status()), (Kind::Memlock, 3));
+        assert!(
+            error.to_string().contains("3145728") && error.to_string().contains("65536"),
+            "{error}"
+        );
+        assert!(
+            error
+                .remedy_text()
+                .is_some_and(|remedy| remedy.contains("ulimit -l 3072"))
+        );
+    }
+
+    #[test]
+    fn statuses_keep_their_numbers() {
+        let error = Error::from(CommandError::Status(Status::LBA_OUT_OF_RANGE));
+        assert_eq!(error.exit_status(), 1);
+        let json: serde_json::Value = serde_json::from_str(&error.render(true)).unwrap();
+        assert_eq!(
+            json["error"]["nvme_status"],
+            serde_json::json!({"sct": 0, "sc": 0x80, "name": "LBA Out of Range (0/80h)"})
+        );
+    }
+
+    #[test]
+    fn each_kind_of_failure_has_its_exit_status() {
+        for (error, status) in [
+            (nvme_vfio::Error::Gone, 3),
+            (
+                nvme_vfio::Error::Submit(SubmitError::OutOfRange {
+                    lba: 1,
+                    blocks: 1,
+                    size: 1,
+                }),
+                1,
+            ),
+            (
+                nvme_vfio::Error::Namespace {
+                    nsid: 7,
+                    reason: "it is not active".into(),
+                },
+                1,
+            ),
+            (
+                nvme_vfio::Error::Unsupported {
+                    address: "iommufd:0000:01:00.0".into(),
+                    what: "iommufd",
+                },
+                2,
+            ),
+            (
+                nvme_vfio::Error::TimedOut {
+                    command: "Identify",
+                    timeout: std::time::Duration::from_secs(1),
+                },
+                4,
+            ),
+            (nvme_vfio::Error::Cancelled("the I/O"), 4),
+            (nvme_vfio::Error::Command(CommandError::TimedOut), 4),
+            (
+                nvme_vfio::Error::Address("nvme0".parse::<nvme_vfio::Address>().unwrap_err()),
+                2,
+            ),
+        ] {
+            assert_eq!(Error::from(error).exit_status(), status);
+        }
+    }
+}
