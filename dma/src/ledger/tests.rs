@@ -1,5 +1,6 @@
 //! Where regions are put, on IOMMUs of several shapes.
 
+#[cfg(not(miri))]
 use proptest::prelude::*;
 
 use super::*;
@@ -64,6 +65,7 @@ fn nothing_is_chosen_for_nothing() {
     assert_eq!(self::ledger(&[]).choose(PAGE, PAGE), None);
 }
 
+#[cfg(not(miri))] // nothing unsafe in it, and an hour long there
 proptest! {
     #![proptest_config(crate::seeded::config(200))]
 
