@@ -99,7 +99,7 @@ impl<T> SlotTable<T> {
         };
         self.free_count = top;
         // A free slot holds nothing, so there is nothing to drop; saying so saves the check.
-        mem::forget(mem::replace(&mut slot.payload, Some(payload)));
+        mem::forget(slot.payload.replace(payload));
         Ok(slot.identifier)
     }
 
@@ -154,3 +154,6 @@ impl<T> SlotTable<T> {
         self.slots.into_iter().filter_map(|slot| slot.payload)
     }
 }
+
+#[cfg(test)]
+mod tests;
