@@ -1,0 +1,192 @@
+//! The controller's accesses: translated, checked, refused or done.
+
+use std::cell::Cell;
+use std::sync::RwLockReadGuard;
+
+use nvme_vfio_dma::{Access, Iova};
+
+use super::{
+    DmaOrigin, FaultReason, IommuFault, Region, RegionHandle, Regions, Segment, SoftwareIommu,
+};
+
+/// An access was refused; the fault is recorded.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DmaRefused;
+
+/// Memory as the controller reaches it during one step: every access checked, every refusal recorded.
+#[derive(Debug)]
+pub struct DeviceMemory<'a> {
+    pub(super) regions: RwLockReadGuard<'a, Regions>,
+    pub(super) iommu: &'a SoftwareIommu,
+    pub(super) bus_master: bool,
+    /// The slot that was hit last, for each kind of access.
+    pub(super) hints: [Cell<u32>; 4],
+}
+
+impl DeviceMemory<'_> {
+    /// Finds the mapping at `iova`: a segment of at most `length` bytes, shorter where the mapping ends.
+    pub(crate) fn translate(
+        &self,
+        iova: u64,
+        length: usize,
+        access: Access,
+        origin: DmaOrigin,
+    ) -> Result<Segment, DmaRefused> {
+        let reason = if self.bus_master {
+            let hint = self.hints.get(origin.hint());
+            let hinted = hint.and_then(|hint| {
+                self.regions
+                    .slot(hint.get())
+                    .map(|region| (hint.get(), region))
+            });
+            let found = match hinted {
+                Some((slot, region)) if region.from(iova) > 0 => Some((slot, region)),
+                _ => self.regions.find(iova),
+            };
+            match found {
+                Some((slot, region)) if region.access.contains(access) => {
+                    if let Some(hint) = hint {
+                        hint.set(slot);
+                    }
+                    let length = region
+                        .from(iova)
+                        .min(length as u64)
+                        .min(u64::from(u32::MAX));
+                    return Ok(Segment {
+                        region: RegionHandle {
+                            slot,
+                            generation: region.generation,
+                        },
+                        offset: iova - region.iova,
+                        length: length as u32,
+                    });
+                }
+                Some(_) => FaultReason::AccessDenied,
+                None => FaultReason::Unmapped,
+            }
+        } else {
+            FaultReason::BusMasterOff
+        };
+        self.iommu.record(IommuFault {
+            iova: Iova(iova),
+            length,
+            access,
+            origin,
+            command: origin.command(),
+            reason,
+        });
+        Err(DmaRefused)
+    }
+
+    /// The mapping's first address as the device sees it, while the handle is live: what a back end that lends the memory on
+    /// to another device translates with.
+    #[must_use]
+    pub fn region_iova(&self, region: RegionHandle) -> Option<Iova> {
+        self.resolve(region).map(|region| Iova(region.iova))
+    }
+
+    fn resolve(&self, handle: RegionHandle) -> Option<&Region> {
+        self.regions
+            .slot(handle.slot)
+            .filter(|region| region.generation == handle.generation)
+    }
+
+    /// Reads what `segment` names, from `skip` bytes into it, until `into` is full.
+    ///
+    /// # Errors
+    /// [`DmaRefused`] when the mapping is gone, does not allow it, or is shorter.
+    pub fn read(&self, segment: &Segment, skip: usize, into: &mut [u8]) -> Result<(), DmaRefused> {
+        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+        let offset = usize::try_from(segment.offset)
+            .ok()
+            .and_then(|offset| offset.checked_add(skip))
+            .ok_or(DmaRefused)?;
+        let readable = region.access.contains(Access::DEVICE_READ);
+        if readable && region.host.read(offset, into) {
+            Ok(())
+        } else {
+            Err(DmaRefused)
+        }
+    }
+
+    /// Writes `from` to what `segment` names, from `skip` bytes into it.
+    ///
+    /// # Errors
+    /// [`DmaRefused`] when the mapping is gone, does not allow it, or is shorter.
+    pub fn write(&self, segment: &Segment, skip: usize, from: &[u8]) -> Result<(), DmaRefused> {
+        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+        let offset = usize::try_from(segment.offset)
+            .ok()
+            .and_then(|offset| offset.checked_add(skip))
+            .ok_or(DmaRefused)?;
+        let writable = region.access.contains(Access::DEVICE_WRITE);
+        if writable && region.host.write(offset, from) {
+            Ok(())
+        } else {
+            Err(DmaRefused)
+        }
+    }
+
+    /// Reads memory at an address of the device; it may span mappings.
+    pub(crate) fn read_at(
+        &self,
+        mut iova: u64,
+        mut into: &mut [u8],
+        origin: DmaOrigin,
+    ) -> Result<(), DmaRefused> {
+        while !into.is_empty() {
+            let segment = self.translate(iova, into.len(), Access::DEVICE_READ, origin)?;
+            let (now, later) = into.split_at_mut((segment.length as usize).min(into.len()));
+            self.read(&segment, 0, now)?;
+            iova = iova.wrapping_add(now.len() as u64);
+            into = later;
+        }
+        Ok(())
+    }
+
+    /// Reads consecutive submission entries; each lies in one mapping, since mappings are made of whole pages.
+    pub(crate) fn read_entries(
+        &self,
+        iova: u64,
+        into: &mut [[u64; 8]],
+        sqid: u16,
+    ) -> Result<(), DmaRefused> {
+        let origin = DmaOrigin::SubmissionFetch(sqid);
+        let mut done = 0;
+        while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
+            let at = iova.wrapping_add(done as u64 * 64);
+            let segment = self.translate(at, rest.len() * 64, Access::DEVICE_READ, origin)?;
+            let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+            let whole = (segment.length as usize / 64).max(1);
+            for (index, entry) in rest.iter_mut().take(whole).enumerate() {
+                *entry = region
+                    .host
+                    .load_entry(segment.offset as usize + index * 64)
+                    .ok_or(DmaRefused)?;
+                done += 1;
+            }
+        }
+        Ok(())
+    }
+
+    /// Writes one completion entry, phase last.
+    pub(crate) fn write_completion(
+        &self,
+        iova: u64,
+        entry: [u32; 4],
+        cqid: u16,
+    ) -> Result<(), DmaRefused> {
+        let segment = self.translate(
+            iova,
+            16,
+            Access::DEVICE_WRITE,
+            DmaOrigin::CompletionPost(cqid),
+        )?;
+        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+        if region.host.store_completion(segment.offset as usize, entry) {
+            Ok(())
+        } else {
+            Err(DmaRefused)
+        }
+    }
+}
