@@ -61,6 +61,11 @@ fn main() -> Result {
     let device = group.device(address)?;
     println!("device: {:?}, {:?}", device.info(), device.reset_methods()?);
     show_config(&device)?;
+    for index in 0..device.info().regions {
+        if let Ok(region) = device.region(index) {
+            println!("region {index}: {:#x} bytes", region.size());
+        }
+    }
     let region = device.region(REGION_BAR0)?;
     println!(
         "BAR 0: {:#x} bytes, {:?}, mappable {:x?}",
@@ -68,15 +73,17 @@ fn main() -> Result {
         region.info().flags(),
         region.info().mappable()
     );
-    let bar = region.map()?;
+    let mut first = [0; 8];
+    region.read(0, &mut first)?;
     println!(
-        "BAR 0 at 0: {:#010x} {:#010x}",
-        bar.read32(0)?,
-        bar.read32(4)?
+        "BAR 0 at 0: {:#018x} by system call",
+        u64::from_le_bytes(first)
     );
 
     let eventfds = enable_msix(&device)?;
     if function.is_nvme() {
+        let bar = region.map()?;
+        println!("BAR 0 at 0: {:#018x} in memory", bar.read64(0)?);
         device.set_bus_master(true)?;
         let controller = AdminQueue::enable(&memory, &bar)?;
         controller.identify(0, RAM_BASE + DATA)?;

@@ -1,4 +1,4 @@
-//! Asks a real container for every kind of mapping that it must refuse, and prints what it says: `limits ADDRESS [LINES]`.
+//! Asks a real container for every kind of mapping that it must refuse, and prints what it says: `limits ADDRESS [fill]`.
 //!
 //! What the kernel calls EINVAL is told apart before it is asked; what only the kernel can know (overlap, no memory, its own
 //! limits) is told apart by its answer. With the word `fill` it maps single pages until the budget of mappings is used up.

@@ -30,7 +30,10 @@ fn finds_functions_in_the_order_of_addresses() {
         (Some("vfio-pci"), Some(14), Some(1))
     );
     assert!(nvme.is_on_vfio() && !network.is_on_vfio());
-    assert_eq!(fake.sysfs().nvme_functions().unwrap(), std::slice::from_ref(nvme));
+    assert_eq!(
+        fake.sysfs().nvme_functions().unwrap(),
+        std::slice::from_ref(nvme)
+    );
 }
 
 #[test]
