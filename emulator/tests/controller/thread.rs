@@ -211,3 +211,56 @@ fn memory_that_a_slow_back_end_lost_is_an_error() {
     assert_eq!(host.take(1).unwrap().status, 0x004);
     assert_eq!(bytes(&other, 4096), [0; 4096]);
 }
+
+/// A back end that takes its time in the middle of a copy.
+#[derive(Debug)]
+struct Copying {
+    begun: Arc<AtomicBool>,
+    ended: Arc<AtomicBool>,
+}
+
+impl Backend for Copying {
+    fn submit(&mut self, requests: &[Request], segments: &[Segment], memory: &DeviceMemory<'_>) {
+        assert_eq!(requests.len(), 1);
+        self.begun.store(true, Ordering::SeqCst);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(memory.write(&segments[0], 0, &[1; 512]).is_ok());
+        self.ended.store(true, Ordering::SeqCst);
+    }
+
+    fn poll(&mut self, _memory: &DeviceMemory<'_>, _completions: &mut Vec<BackendCompletion>) {}
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn an_unmap_waits_for_the_copy_under_way() {
+    let (begun, ended) = (
+        Arc::new(AtomicBool::new(false)),
+        Arc::new(AtomicBool::new(false)),
+    );
+    let backend = Copying {
+        begun: Arc::clone(&begun),
+        ended: Arc::clone(&ended),
+    };
+    let mut host = Host::new("");
+    host.emulator = Emulator::with_backend(Default::default(), Box::new(backend)).unwrap();
+    host.emulator.config_write(4, &[6, 0]);
+    host.space = AddressSpace::new(host.emulator.iommu());
+    host.enable();
+    host.create_queue(1, 8);
+    let memory = host.memory(4096);
+    host.submit(1, Host::transfer(2, 0, 8, memory.iova().0, 0));
+    std::thread::scope(|scope| {
+        scope.spawn(|| host.emulator.step());
+        while !begun.load(Ordering::SeqCst) {
+            std::hint::spin_loop();
+        }
+        assert!(!ended.load(Ordering::SeqCst));
+        drop(memory);
+        assert!(
+            ended.load(Ordering::SeqCst),
+            "unmapped in the middle of a copy"
+        );
+    });
+}
