@@ -29,7 +29,14 @@ const RAM_SIZE: usize = 16 << 20;
 const ROM_BASE: u64 = 0xfffc_0000;
 const ROM_SIZE: usize = 256 << 10;
 
-fn main() -> Result {
+fn main() {
+    if let Err(error) = run() {
+        eprintln!("assign: {error}");
+        std::process::exit(1);
+    }
+}
+
+fn run() -> Result {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let write_rom = arguments.iter().any(|argument| argument == "--write-rom");
     let address: PciAddress = arguments
@@ -208,7 +215,7 @@ impl GuestMemory {
             descriptor: Some((self.file.as_fd(), offset as u64)),
             access,
         };
-        // SAFETY: the memory is unmapped after the group is dropped (see `main`), it is never borrowed as a reference, and
+        // SAFETY: the memory is unmapped after the group is dropped (see `run`), it is never borrowed as a reference, and
         // its accesses below are volatile.
         Ok(unsafe { domain.map(&region, Iova(address)) }?)
     }

@@ -6,11 +6,12 @@
 
 use std::error::Error;
 use std::num::NonZeroUsize;
+use std::os::fd::AsFd;
 use std::ptr::NonNull;
 
 use nix::sys::mman::{MapFlags, ProtFlags, mmap_anonymous};
 use nvme_vfio_dma::{Access, IommuDomain, Iova, MapError, MapRegion, page_size};
-use nvme_vfio_pci::{Container, Group, PciAddress, Sysfs};
+use nvme_vfio_pci::{Container, Group, Memlock, PciAddress, Sysfs};
 
 const PAGES: usize = 16;
 
@@ -92,6 +93,29 @@ fn main() -> Result<(), Box<dyn Error>> {
     ] {
         println!("unmap {name}: {}", text(domain.unmap(Iova(iova), length)));
     }
+    domain.unmap(Iova(3 * base), page)?;
+
+    // A duplicate of the device's descriptor keeps the kernel from ending the mappings by itself.
+    let region = MapRegion {
+        pointer: memory,
+        length: 4 * page,
+        descriptor: None,
+        access: both,
+    };
+    // SAFETY: as above.
+    unsafe { domain.map(&region, Iova(base)) }?;
+    let duplicate = group.device(address)?.as_fd().try_clone_to_owned()?;
+    println!(
+        "left mapped: {} bytes, locked: {}",
+        domain.mapped_bytes(),
+        Memlock::of_this_process().locked
+    );
+    drop((group, domain));
+    println!(
+        "domain dropped, locked: {}",
+        Memlock::of_this_process().locked
+    );
+    drop(duplicate);
     Ok(())
 }
 

@@ -7,6 +7,7 @@ use nix::unistd::{AccessFlags, faccessat};
 
 use crate::group::{ownership, permission_remedy};
 use crate::memlock::Memlock;
+use crate::processes::phrase;
 use crate::sysfs::{VFIO_PCI, read_text};
 use crate::{PciAddress, Sysfs};
 
@@ -131,6 +132,17 @@ pub fn function(sysfs: &Sysfs, address: PciAddress) -> Vec<Check> {
     if found.is_on_vfio() {
         let path = sysfs.group_node(number);
         checks.push(node(sysfs, &format!("group {number} node"), &path));
+        let nodes = [vec![path], sysfs.device_nodes(address)].concat();
+        let processes = sysfs.processes_with_open(&nodes);
+        if !processes.is_empty() {
+            let finding = format!("is in use by {}", phrase(&processes));
+            checks.push(bad(
+                Verdict::Warning,
+                &subject,
+                finding,
+                "end that first: a group can be open once",
+            ));
+        }
     }
     checks
 }

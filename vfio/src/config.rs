@@ -129,12 +129,12 @@ fn walk(config: &[u8; 256]) -> Vec<PciCapability> {
     let mut offset = config[CAPABILITIES_POINTER] & !3;
     // Capabilities lie behind the header of 64 bytes, on multiples of 4.
     while offset >= 0x40 && found.len() < (256 - 0x40) / 4 {
-        let at = usize::from(offset); // at most 252
-        found.push(PciCapability {
-            id: config[at],
-            offset,
-        });
-        offset = config[at + 1] & !3;
+        // A multiple of 4 in a byte is at most 252, so both bytes are there.
+        let Some(&[id, next]) = config[usize::from(offset)..].first_chunk() else {
+            break;
+        };
+        found.push(PciCapability { id, offset });
+        offset = next & !3;
     }
     found
 }

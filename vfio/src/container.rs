@@ -78,6 +78,22 @@ impl Container {
     }
 }
 
+/// Ends every mapping. The kernel would do so by itself when the last descriptor closes, but that can be a duplicate of the device's, or
+/// one that a forked child has: what was lent must be back when the domain is gone.
+impl Drop for Container {
+    fn drop(&mut self) {
+        if self.mapped_bytes() == 0 {
+            return;
+        }
+        // One range over all addresses: mappings that lie wholly inside are unmapped.
+        let all = !(self.limits.page_size() - 1);
+        match ioctl::unmap_dma(self.container.as_fd(), 0, all) {
+            Ok(bytes) => tracing::debug!(bytes, "unmapped what was left"),
+            Err(error) => tracing::error!(%error, "what was mapped could not be unmapped"),
+        }
+    }
+}
+
 impl IommuDomain for Container {
     fn id(&self) -> DomainId {
         self.id

@@ -134,7 +134,8 @@ impl Device {
     }
 }
 
-/// For what this crate does not offer, such as further ioctls of a device-assignment program.
+/// For what this crate does not offer, such as further ioctls of a device-assignment program. A duplicate of the descriptor keeps the
+/// function open and its group busy; memory is unmapped all the same when the [`Container`](crate::Container) is dropped.
 impl AsFd for Device {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.inner.file.as_fd()

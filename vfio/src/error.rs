@@ -189,6 +189,12 @@ pub enum DeviceError {
         /// The interrupt index.
         index: u32,
     },
+    /// None of these interrupts is enabled.
+    #[error("no interrupt of index {index} is enabled")]
+    IrqNotEnabled {
+        /// The interrupt index.
+        index: u32,
+    },
     /// More interrupts than the device has.
     #[error("interrupts {start} to {end} of index {index} were asked for, and there are {count}")]
     IrqRange {

@@ -209,7 +209,7 @@ impl Device {
     ///
     /// # Errors
     ///
-    /// [`DeviceError::IrqRange`] when they are not all enabled.
+    /// [`DeviceError::IrqNotEnabled`] when none is enabled, [`DeviceError::IrqRange`] when not all of them are.
     pub fn trigger_irqs(
         &self,
         index: u32,
@@ -222,6 +222,9 @@ impl Device {
             count: enabled.of(index),
             ..info
         };
+        if info.count == 0 {
+            return Err(DeviceError::IrqNotEnabled { index });
+        }
         check_range(&info, start, which.len())?;
         if which.len() == 0 {
             // The kernel would take a count of 0 for "disable all".

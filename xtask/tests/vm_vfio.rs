@@ -103,7 +103,7 @@ fn interrupts_in_every_order() {
             &output,
             &[
                 "set past the last: IrqRange { index: 2, start: 65, end: 66, count: 65 }",
-                "trigger before set: NoIrq { index: 2 }",
+                "trigger before set: IrqNotEnabled { index: 2 }",
                 "set 0: ()",
                 "trigger 0: (), counted 1",
                 if fixed {
@@ -114,7 +114,7 @@ fn interrupts_in_every_order() {
                 "INTx beside MSI-X: IrqKindInUse { index: 0, active: 2 }",
                 "mask MSI-X: IrqNotAllowed { index: 2, how: \"masked\" }",
                 "disable: ()",
-                "trigger after disable: NoIrq { index: 2 }",
+                "trigger after disable: IrqNotEnabled { index: 2 }",
                 "set 0 and 1: ()",
                 "trigger 1 of them: ()",
                 "counted 0 and 1",
@@ -164,6 +164,8 @@ fn mappings_that_are_refused_say_why() {
                 "unmap a part: PartOfMapping",
                 "unmap too long: SizeDiffers { iova: 0x100000, length: 32768, unmapped: 16384 }",
                 "unmap whole: NotMapped",
+                "left mapped: 16384 bytes, locked: 16384",
+                "domain dropped, locked: 0",
             ],
         );
     }
@@ -201,7 +203,7 @@ fn lockable_memory_ends() {
         &output,
         &[
             "IOVA range",
-            "MemlockLimit { needed: 16777216, limit: 8388608 }",
+            "mapping needs 16777216 bytes of locked memory, and RLIMIT_MEMLOCK is 8388608",
         ],
     );
     let script = "group bind --user user $A && ulimit -l 65536 && su user -c \"assign $A\"";
@@ -312,6 +314,7 @@ fn a_machine_without_iommu_says_so() {
 fn a_controller_in_use_stays_with_the_kernel() {
     let script = "mke2fs /dev/nvme0n1 >/dev/null; mount -t ext4 /dev/nvme0n1 /mnt; group bind $A; echo status $?; \
                   ls /mnt; umount /mnt; sleep 3 </dev/nvme0n1 & sleep 1; group bind $A; echo status $?; wait; \
+                  unshare -m sh -c 'mount -t ext4 /dev/nvme0n1 /mnt; sleep 3' & sleep 1; group bind $A; echo status $?; wait; \
                   group bind --dry-run $A; ls /sys/block/nvme0n1/size; group bind $A; ls /sys/block; group unbind $A";
     let output = run(&machine(), script).success();
     expect(
@@ -321,6 +324,8 @@ fn a_controller_in_use_stays_with_the_kernel() {
             "status 3",
             "lost+found",
             "(sleep) has /dev/nvme0n1 open",
+            "status 3",
+            "nvme0n1 is claimed by somebody that cannot be seen from here",
             "status 3",
             "echo vfio-pci > /sys/bus/pci/devices/0000:00:01.0/driver_override",
             "/sys/block/nvme0n1/size",

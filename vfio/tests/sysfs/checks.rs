@@ -107,4 +107,10 @@ fn functions() {
     );
     fake.file("dev/vfio/9", "");
     assert_eq!(verdicts(ready), [Verdict::Good; 3]);
+    fake.process(60, "bench", "dev/vfio/9");
+    let last = checks::function(&sysfs, ready).pop().unwrap();
+    assert_eq!(
+        (last.verdict, last.finding.as_str()),
+        (Verdict::Warning, "is in use by process 60 (bench)")
+    );
 }
