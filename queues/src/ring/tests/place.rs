@@ -64,12 +64,13 @@ fn a_ring_lies_inside_its_memory() {
 
 #[test]
 fn an_offset_past_the_end_does_not_wrap() {
-    let memory = memory(4096);
+    let memory = memory(8 * 4096);
     let length = memory.len();
+    // 512 entries are 32,768 or 8,192 bytes: from one page below the top of the address space, both end inside the memory if the sum wraps.
     for offset in [length, length + 4096, usize::MAX - 4095, 1 << 63] {
         assert_eq!(
-            both(&memory, offset, 2),
-            [128, 32].map(|bytes| Err(RingMemoryError::TooShort {
+            both(&memory, offset, 512),
+            [32_768, 8192].map(|bytes| Err(RingMemoryError::TooShort {
                 offset,
                 bytes,
                 length
