@@ -14,6 +14,16 @@ use crate::iommu::SoftwareIommu;
 /// The interrupt range of x86, which no IOMMU maps.
 const HOLE: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
 
+/// The domain of a controller that is alone in its group.
+fn own_domain(config: &Config) -> SoftwareIommu {
+    let last = u64::MAX >> (64 - u32::from(config.iova_bits));
+    SoftwareIommu::new(DomainLimits {
+        iova_ranges: vec![0..=HOLE.0 - 1, HOLE.1 + 1..=last],
+        page_sizes: 0x4020_1000,
+        mappings: Some(config.mappings),
+    })
+}
+
 /// An NVMe controller in software.
 ///
 /// Register accesses act at once. Commands are executed by [`Emulator::step`], from whichever thread calls it, or by the thread
@@ -34,7 +44,22 @@ impl Emulator {
     /// # Errors
     /// What [`Config::check`] finds, or [`ConfigError::Memory`].
     pub fn new(config: Config) -> Result<Arc<Emulator>, ConfigError> {
-        Ok(Emulator::from_core(config.clone(), Core::new(config)?))
+        let core = Core::new(config.clone())?;
+        let iommu = Arc::new(own_domain(&config));
+        Ok(Emulator::assemble(config, core, iommu))
+    }
+
+    /// Builds a controller that does its DMA through a domain that is there already, as another function of the same group;
+    /// `config.iova_bits` and `config.mappings` say nothing then.
+    ///
+    /// # Errors
+    /// What [`Config::check`] finds, or [`ConfigError::Memory`].
+    pub fn in_domain(
+        config: Config,
+        iommu: Arc<SoftwareIommu>,
+    ) -> Result<Arc<Emulator>, ConfigError> {
+        let core = Core::new(config.clone())?;
+        Ok(Emulator::assemble(config, core, iommu))
     }
 
     /// Builds a controller in front of a back end of the caller's; `config.backend` says nothing then.
@@ -45,22 +70,15 @@ impl Emulator {
         config: Config,
         backend: Box<dyn Backend>,
     ) -> Result<Arc<Emulator>, ConfigError> {
-        Ok(Emulator::from_core(
-            config.clone(),
-            Core::with_backend(config, backend)?,
-        ))
+        let core = Core::with_backend(config.clone(), backend)?;
+        let iommu = Arc::new(own_domain(&config));
+        Ok(Emulator::assemble(config, core, iommu))
     }
 
-    fn from_core(config: Config, core: Core) -> Arc<Emulator> {
-        let last = u64::MAX >> (64 - u32::from(config.iova_bits));
-        let iommu = SoftwareIommu::new(DomainLimits {
-            iova_ranges: vec![0..=HOLE.0 - 1, HOLE.1 + 1..=last],
-            page_sizes: 0x4020_1000,
-            mappings: Some(config.mappings),
-        });
+    fn assemble(config: Config, core: Core, iommu: Arc<SoftwareIommu>) -> Arc<Emulator> {
         Arc::new(Emulator {
             config,
-            iommu: Arc::new(iommu),
+            iommu,
             doorbells: Arc::clone(&core.doorbells),
             core: Mutex::new(core),
             visitors: AtomicUsize::new(0),

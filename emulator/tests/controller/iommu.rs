@@ -3,7 +3,7 @@
 use std::ptr::NonNull;
 
 use nvme_vfio_dma::{Access, IommuDomain, Iova, MapError, MapRegion, UnmapError};
-use nvme_vfio_emulator::{DmaOrigin, FaultReason};
+use nvme_vfio_emulator::{DmaOrigin, Emulator, FaultReason};
 
 use crate::host::*;
 
@@ -265,4 +265,34 @@ fn limits_are_kept() {
         iommu.unmap(iova, length).unwrap();
     }
     assert_ne!(iommu.id(), Host::new("").emulator.iommu().id());
+}
+
+#[test]
+fn two_controllers_of_one_group_share_a_domain() {
+    let mut first = Host::with_queue("size=1M", 8);
+    let mut second = Host::new("size=1M");
+    second.emulator =
+        Emulator::in_domain(second.emulator.config().clone(), first.emulator.iommu()).unwrap();
+    second.emulator.config_write(4, &[6, 0]);
+    second.space = first.space.clone();
+    second.enable();
+    second.create_queue(1, 8);
+    let memory = first.memory(4096);
+    memory.write_bytes(0, &[0x31; 4096]).unwrap();
+    let transfer = |opcode| Host::transfer(opcode, 0, 8, memory.iova().0, 0);
+    assert_eq!(first.run(1, transfer(1)).status, 0);
+    assert_eq!(second.run(1, transfer(2)).status, 0);
+    assert_eq!(
+        bytes(&memory, 4096),
+        [0; 4096],
+        "the other controller's own medium"
+    );
+    assert_eq!(first.run(1, transfer(2)).status, 0);
+    assert_eq!(bytes(&memory, 4096), [0x31; 4096]);
+    assert_eq!(first.emulator.iommu().id(), second.emulator.iommu().id());
+    assert_eq!(
+        second.refused(1, Host::transfer(2, 0, 8, 0x7000_0000, 0)),
+        0x004
+    );
+    assert_eq!(first.emulator.iommu().fault_count(), 1);
 }

@@ -264,3 +264,35 @@ fn an_unmap_waits_for_the_copy_under_way() {
         );
     });
 }
+
+#[test]
+fn completion_entries_are_promised_to_what_a_slow_back_end_has() {
+    let (mut host, go, _) = slow();
+    // A submission queue of 8 entries that reports to a completion queue of 4.
+    let completion = host.memory(4096);
+    let create = host.create_completion_queue(2, 4, completion.iova().0);
+    host.admin(create);
+    let submission = host.memory(4096);
+    let create = host.create_submission_queue(2, 8, submission.iova().0, 2);
+    host.admin(create);
+    let data = host.memory(4096);
+    for slot in 0..7 {
+        for (index, dword) in Host::transfer(2, 0, 8, data.iova().0, 0)
+            .into_iter()
+            .enumerate()
+        {
+            submission.write_u32(slot * 64 + index * 4, dword).unwrap();
+        }
+    }
+    let commands = host.emulator.statistics().commands;
+    for tail in [2, 7] {
+        host.ring_doorbell(2, false, tail);
+        host.emulator.step();
+    }
+    assert_eq!(host.emulator.statistics().commands - commands, 3, "fetched");
+    go.store(true, Ordering::Relaxed);
+    assert_eq!(host.emulator.step(), 3);
+    assert_eq!(host.emulator.step(), 0);
+    host.ring_doorbell(2, true, 3);
+    assert_eq!(host.emulator.step(), 3);
+}
