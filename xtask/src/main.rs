@@ -148,7 +148,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Vm(VmTask::Test { filter }) => Ok(passed(check::run_vm_tests(filter.as_deref())?)),
         Task::Vm(VmTask::Prepare) => {
-            vm::prepare(&[Kernel::Small, Kernel::Debian])?;
+            check::prepare_vm_tests()?;
             Ok(ExitCode::SUCCESS)
         }
     }

@@ -73,8 +73,7 @@ pub fn run(steps: &[Step]) -> Result<bool> {
 /// When machines cannot be booted here, or the report cannot be written.
 pub fn run_vm_tests(filter: Option<&str>) -> Result<bool> {
     let started = Instant::now();
-    packages::ensure_installed(&vm_needs())?;
-    vm::prepare(&Kernel::ALL)?;
+    prepare_vm_tests()?;
     let outcome = vm_tests(filter)?;
     let mut report = Report::default();
     report.add("vm".to_owned(), outcome, started.elapsed());
@@ -134,6 +133,15 @@ impl Step {
             }
         }
     }
+}
+
+/// Installs and builds what the virtual machine tests need.
+///
+/// # Errors
+/// When something cannot be installed or built: with the command to type.
+pub fn prepare_vm_tests() -> Result<()> {
+    packages::ensure_installed(&vm_needs())?;
+    vm::prepare(&Kernel::ALL)
 }
 
 fn vm_needs() -> Vec<packages::Need> {

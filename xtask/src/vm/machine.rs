@@ -25,7 +25,7 @@ pub enum Drive {
     /// A fresh sparse file of 1 GiB, all zeroes, gone with the [`Output`].
     #[default]
     Fresh,
-    /// 1 GiB that reads as anything and forgets what is written: takes the host's disk out of a measurement.
+    /// 1 GiB that forgets what is written, and whose reads leave the buffer as it was: takes
     Null,
     /// This raw image, which the machine writes to.
     Image(PathBuf),

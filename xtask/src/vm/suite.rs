@@ -33,8 +33,11 @@ pub fn run_suite(tests: &[(&'static str, fn())]) -> ExitCode {
     let reason = if env::var_os(REQUIRED).is_some() {
         None
     } else {
-        missing(Kernel::Small)
+        missing()
     };
+    if let Some(reason) = &reason {
+        eprintln!("No machine can be booted here, so no test in this program is run: {reason}");
+    }
     let trials = tests
         .iter()
         .map(|&(name, test)| {
@@ -51,20 +54,17 @@ pub fn run_suite(tests: &[(&'static str, fn())]) -> ExitCode {
     libtest_mimic::run(&arguments, trials).exit_code()
 }
 
-/// Why a machine with this kernel cannot be booted right now, or `None`.
-pub fn missing(kernel: Kernel) -> Option<String> {
-    let packages = packages::missing(&packages::MACHINE);
-    if !packages.is_empty() {
-        return Some(format!(
-            "not installed: {}; run: cargo xtask vm prepare",
-            packages.join(", ")
-        ));
-    }
-    if kernel.is_ready() {
-        None
+/// Why the virtual machine tests cannot be run right now, or `None`.
+pub fn missing() -> Option<String> {
+    let packages = packages::missing(&[needs(&Kernel::ALL), packages::PEERS.to_vec()].concat());
+    let what = if !packages.is_empty() {
+        format!("not installed: {}", packages.join(", "))
+    } else if !Kernel::ALL.iter().all(|kernel| kernel.is_ready()) {
+        "no kernel to boot yet".to_owned()
     } else {
-        Some("no kernel yet; run: cargo xtask vm prepare".to_owned())
-    }
+        return None;
+    };
+    Some(format!("{what}; run: cargo xtask vm prepare"))
 }
 
 /// What must be installed before machines with these kernels can be booted: only QEMU and busybox where the kernels are there.
