@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
+/// What the name of a broken-off attempt starts with.
+const UNFINISHED: &str = "unfinished-";
+
 /// The cache directory, made when it is not there.
 pub(crate) fn directory() -> Result<PathBuf> {
     let base = match env::var_os("XDG_CACHE_HOME").map(PathBuf::from) {
@@ -46,12 +49,16 @@ pub(crate) fn find_or_make(
     }
     let directory = directory()?;
     let lock = File::create(directory.join("lock"))?;
-    lock.lock().context("cannot lock the cache")?;
+    if lock.try_lock().is_err() {
+        eprintln!("Waiting for another process that is building a kernel.");
+        lock.lock().context("cannot lock the cache")?;
+    }
     if let Some(found) = find(suffix)? {
         return Ok(found);
     }
+    remove_unfinished(&directory);
     let work = tempfile::Builder::new()
-        .prefix("unfinished-")
+        .prefix(UNFINISHED)
         .tempdir_in(&directory)?;
     let name = make(work.path())?;
     assert!(
@@ -61,4 +68,17 @@ pub(crate) fn find_or_make(
     let place = directory.join(name);
     fs::rename(work.path(), &place).with_context(|| format!("cannot make {}", place.display()))?;
     Ok(place)
+}
+
+/// Removes what attempts that were killed left behind; whoever calls this holds the lock, so none of them is under way.
+fn remove_unfinished(directory: &Path) {
+    let Ok(entries) = fs::read_dir(directory) else {
+        return;
+    };
+    for entry in entries.filter_map(Result::ok) {
+        if entry.file_name().to_string_lossy().starts_with(UNFINISHED) {
+            // What cannot be removed only takes space.
+            let _ = fs::remove_dir_all(entry.path());
+        }
+    }
 }

@@ -110,13 +110,17 @@ impl MachineArguments {
 }
 
 fn main() -> ExitCode {
-    match run(Cli::parse().task) {
-        Ok(code) => code,
-        Err(error) => {
-            eprintln!("xtask: {error:#}");
-            ExitCode::from(125)
-        }
-    }
+    let task = Cli::parse().task;
+    // 125 is what callers of `vm run` know as "not the command's doing".
+    let failure = if matches!(task, Task::Vm(VmTask::Run { .. })) {
+        125
+    } else {
+        1
+    };
+    run(task).unwrap_or_else(|error| {
+        eprintln!("xtask: {error:#}");
+        ExitCode::from(failure)
+    })
 }
 
 fn run(task: Task) -> Result<ExitCode> {
@@ -140,11 +144,7 @@ fn run(task: Task) -> Result<ExitCode> {
         }
         Task::Vm(VmTask::Shell { machine }) => {
             let status = machine.machine().shell()?;
-            Ok(if status.success() {
-                ExitCode::SUCCESS
-            } else {
-                ExitCode::from(125)
-            })
+            Ok(passed(status.success()))
         }
         Task::Vm(VmTask::Test { filter }) => Ok(passed(check::run_vm_tests(filter.as_deref())?)),
         Task::Vm(VmTask::Prepare) => {

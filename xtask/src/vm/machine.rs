@@ -2,7 +2,6 @@
 
 use std::ffi::{OsStr, OsString};
 use std::fs::File;
-use std::io::BufWriter;
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
@@ -12,10 +11,9 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use tempfile::TempDir;
 
-use super::initramfs::Initramfs;
-use super::kernel::{Kernel, KernelFiles};
+use super::contents::{self, Contents};
+use super::kernel::Kernel;
 use super::output::Output;
-use super::program::{self, Target};
 use super::running::{Running, Sockets};
 use super::spec;
 
@@ -45,25 +43,8 @@ pub struct Machine {
     devices: Vec<String>,
     kernel_arguments: String,
     qemu_arguments: Vec<OsString>,
-    files: Vec<GuestFile>,
-    programs: Vec<Target>,
+    contents: Contents,
     timeout: Duration,
-}
-
-#[derive(Clone, Debug)]
-enum GuestFile {
-    Host {
-        source: PathBuf,
-        place: Option<String>,
-    },
-    Program {
-        name: String,
-    },
-    Bytes {
-        place: String,
-        content: Vec<u8>,
-        mode: u32,
-    },
 }
 
 /// The standard controller's properties that never change.
@@ -76,15 +57,7 @@ impl Machine {
     /// the small kernel, the release build of `nvme-vfio` on `PATH`, and an NVMe controller with the serial number
     /// `vm-standard` and a fresh drive of 1 GiB, alone in its IOMMU group. Five minutes' time.
     pub fn standard() -> Self {
-        let cli = Target {
-            package: "nvme-vfio-cli".to_owned(),
-            kind: "bin",
-            name: "nvme-vfio".to_owned(),
-        };
-        Self {
-            programs: vec![cli],
-            ..Self::bare()
-        }
+        Self::bare().binary("nvme-vfio-cli", "nvme-vfio")
     }
 
     /// The standard machine without `nvme-vfio` in it, so that nothing needs to be built.
@@ -99,8 +72,7 @@ impl Machine {
             devices: Vec::new(),
             kernel_arguments: String::new(),
             qemu_arguments: Vec::new(),
-            files: Vec::new(),
-            programs: Vec::new(),
+            contents: Contents::default(),
             timeout: Duration::from_secs(300),
         }
     }
@@ -186,62 +158,43 @@ impl Machine {
     /// libraries it needs, any other to `/root`, where the command starts.
     #[must_use]
     pub fn copy(mut self, file: impl Into<PathBuf>) -> Self {
-        self.files.push(GuestFile::Host {
-            source: file.into(),
-            place: None,
-        });
+        self.contents.copy(file.into(), None);
         self
     }
 
     /// Copies a file of the host to this absolute path of the guest.
     #[must_use]
     pub fn copy_to(mut self, file: impl Into<PathBuf>, place: &str) -> Self {
-        self.files.push(GuestFile::Host {
-            source: file.into(),
-            place: Some(place.to_owned()),
-        });
+        self.contents.copy(file.into(), Some(place.to_owned()));
         self
     }
 
     /// Puts a file with this content at this absolute path of the guest.
     #[must_use]
     pub fn file(mut self, place: &str, content: impl Into<Vec<u8>>, mode: u32) -> Self {
-        self.files.push(GuestFile::Bytes {
-            place: place.to_owned(),
-            content: content.into(),
-            mode,
-        });
+        self.contents.bytes(place.to_owned(), content.into(), mode);
         self
     }
 
-    /// Copies a program that is installed on the host (`fio`, `nvme`) to the guest's `/usr/local/bin`.
+    /// Copies a program that is installed on the host (`fio`, `nvme`) to the guest's `/usr/local/bin`, with the shared libraries it
+    /// needs.
     #[must_use]
     pub fn host_program(mut self, name: &str) -> Self {
-        self.files.push(GuestFile::Program {
-            name: name.to_owned(),
-        });
+        self.contents.host_program(name.to_owned());
         self
     }
 
     /// Builds a binary of the workspace in release mode and copies it to the guest's `/usr/local/bin`.
     #[must_use]
     pub fn binary(mut self, package: &str, name: &str) -> Self {
-        self.programs.push(Target {
-            package: package.to_owned(),
-            kind: "bin",
-            name: name.to_owned(),
-        });
+        self.contents.build(package, "bin", name);
         self
     }
 
     /// Builds an example of the workspace in release mode and copies it to the guest's `/usr/local/bin`.
     #[must_use]
     pub fn example(mut self, package: &str, name: &str) -> Self {
-        self.programs.push(Target {
-            package: package.to_owned(),
-            kind: "example",
-            name: name.to_owned(),
-        });
+        self.contents.build(package, "example", name);
         self
     }
 
@@ -268,7 +221,7 @@ impl Machine {
         &self,
         command: impl IntoIterator<Item = S>,
     ) -> Result<Output> {
-        self.launch(&script(command), true)?.wait()
+        self.launch(&contents::script(command), true)?.wait()
     }
 
     /// Boots the machine and returns while it runs.
@@ -276,7 +229,7 @@ impl Machine {
     /// # Errors
     /// When the machine cannot be started at all.
     pub fn start<S: AsRef<OsStr>>(&self, command: impl IntoIterator<Item = S>) -> Result<Running> {
-        self.launch(&script(command), false)
+        self.launch(&contents::script(command), false)
     }
 
     /// Boots the machine with a shell on this terminal; without a time limit.
@@ -298,7 +251,7 @@ impl Machine {
 
     fn launch(&self, script: &[u8], inherit: bool) -> Result<Running> {
         let directory = Rc::new(working_directory()?);
-        let marker = marker()?;
+        let marker = contents::marker()?;
         let mut qemu = self.qemu(directory.path(), Some((script, &marker)))?;
         let sockets = Sockets::bind(directory.path())?;
         let console = directory.path().join("console");
@@ -347,7 +300,7 @@ impl Machine {
         super::prepare(&[self.kernel])?;
         let kernel = self.kernel.files()?;
         let initrd = directory.join("initramfs");
-        self.write_initramfs(&initrd, &kernel, command)?;
+        self.contents.write(&initrd, &kernel, command)?;
 
         // QEMU must not outlive this process, however this process ends.
         let mut qemu = Command::new("setpriv");
@@ -430,108 +383,6 @@ impl Machine {
             }
         })
     }
-
-    fn write_initramfs(
-        &self,
-        path: &Path,
-        kernel: &KernelFiles,
-        command: Option<(&[u8], &str)>,
-    ) -> Result<()> {
-        let busybox = program::find("busybox").context("no busybox")?;
-        let mut files = Initramfs::base(&busybox)?;
-        if !kernel.modules.is_empty() {
-            let mut list = String::new();
-            for module in &kernel.modules {
-                files.host_file(&kernel.module_root.join(module), module)?;
-                list += &format!("/{module}\n");
-            }
-            files.bytes("etc/vm/modules", list.as_bytes(), 0o644);
-            if let Some((base, _)) = kernel.modules[0].split_once("/kernel/") {
-                files.host_file(
-                    &kernel.module_root.join(base).join("modules.dep"),
-                    &format!("{base}/modules.dep"),
-                )?;
-            }
-        }
-        for target in &self.programs {
-            files.host_file(
-                &program::build(target)?,
-                &format!("usr/local/bin/{}", target.name),
-            )?;
-        }
-        for file in &self.files {
-            match file {
-                GuestFile::Host { source, place } => {
-                    let place = place.clone().map_or_else(|| default_place(source), Ok)?;
-                    files.host_file(source, &place)?;
-                }
-                GuestFile::Program { name } => {
-                    let found = program::find(name)
-                        .with_context(|| format!("{name} is not installed on the host"))?;
-                    files.host_file(&found, &format!("usr/local/bin/{name}"))?;
-                }
-                GuestFile::Bytes {
-                    place,
-                    content,
-                    mode,
-                } => files.bytes(place, content, *mode),
-            }
-        }
-        if let Some((script, marker)) = command {
-            files.bytes("etc/vm/command", script, 0o600);
-            files.bytes("etc/vm/marker", marker.as_bytes(), 0o600);
-        }
-        files.write(BufWriter::new(File::create(path)?))
-    }
-}
-
-/// Where [`Machine::copy`] puts a file.
-fn default_place(source: &Path) -> Result<String> {
-    use std::os::unix::fs::PermissionsExt;
-    let name = source
-        .file_name()
-        .and_then(OsStr::to_str)
-        .with_context(|| format!("no file name: {}", source.display()))?;
-    let metadata = source
-        .metadata()
-        .with_context(|| format!("cannot copy {}", source.display()))?;
-    ensure!(metadata.is_file(), "not a file: {}", source.display());
-    let executable = metadata.permissions().mode() & 0o111 != 0;
-    Ok(if executable {
-        format!("usr/local/bin/{name}")
-    } else {
-        format!("root/{name}")
-    })
-}
-
-/// A shell script that becomes the command, each word exactly as given.
-fn script<S: AsRef<OsStr>>(command: impl IntoIterator<Item = S>) -> Vec<u8> {
-    let mut script = b"exec".to_vec();
-    for word in command {
-        script.extend_from_slice(b" '");
-        for &byte in word.as_ref().as_bytes() {
-            if byte == b'\'' {
-                script.extend_from_slice(b"'\\''");
-            } else {
-                script.push(byte);
-            }
-        }
-        script.push(b'\'');
-    }
-    script.push(b'\n');
-    script
-}
-
-/// What ends the command's output: 32 random characters, so that no output can hold them by accident.
-fn marker() -> Result<String> {
-    use std::fmt::Write;
-    let mut random = [0; 16];
-    std::io::Read::read_exact(&mut File::open("/dev/urandom")?, &mut random)?;
-    let mut text = String::new();
-    for byte in random {
-        write!(text, "{byte:02x}")?;
-    }
-    Ok(text)
 }
 
 /// A directory for one machine's files. Its path is short, because a socket's path has at most 107 bytes.
@@ -563,37 +414,10 @@ mod tests {
     use super::*;
 
     #[test]
-    fn words_survive_the_shell() {
-        let words = [
-            "printf",
-            "%s|",
-            "a b",
-            "",
-            "it's",
-            "$HOME `x` \\ \"",
-            "line\nbreak",
-            "\u{fc}",
-        ];
-        let output = Command::new("sh")
-            .arg("-c")
-            .arg(OsStr::from_bytes(&script(words)))
-            .output()
-            .unwrap();
-        let expected: String = words[2..].iter().map(|word| format!("{word}|")).collect();
-        assert_eq!(String::from_utf8(output.stdout).unwrap(), expected);
-    }
-
-    #[test]
     fn commas_in_paths_are_doubled() {
         assert_eq!(
             with_path("file=", Path::new("/a,b/c")),
             OsString::from("file=/a,,b/c")
         );
-    }
-
-    #[test]
-    fn every_marker_is_another() {
-        assert_ne!(marker().unwrap(), marker().unwrap());
-        assert_eq!(marker().unwrap().len(), 32);
     }
 }

@@ -23,6 +23,7 @@
 //! is a failure.
 
 mod closing;
+mod contents;
 mod initramfs;
 mod kernel;
 mod machine;
