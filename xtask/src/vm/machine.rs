@@ -14,7 +14,7 @@ use tempfile::TempDir;
 use super::contents::{self, Contents};
 use super::kernel::Kernel;
 use super::output::Output;
-use super::running::{Running, Sockets};
+use super::running::{INITRAMFS, Running, Sockets};
 use super::spec;
 
 /// What stands behind the standard controller.
@@ -48,7 +48,7 @@ pub struct Machine {
 }
 
 /// The standard controller's properties that never change.
-const STANDARD_NVME: &str = "nvme,id=nvme0,serial=vm-standard,drive=drive0,addr=1.0";
+const STANDARD_NVME: &str = "nvme,id=vm-nvme,serial=vm-standard,drive=drive0,addr=1.0";
 /// The size of every drive that is not described further: 1 GiB.
 const DRIVE_SIZE: u64 = 1 << 30;
 
@@ -299,7 +299,7 @@ impl Machine {
     fn qemu(&self, directory: &Path, command: Option<(&[u8], &str)>) -> Result<Command> {
         super::prepare(&[self.kernel])?;
         let kernel = self.kernel.files()?;
-        let initrd = directory.join("initramfs");
+        let initrd = directory.join(INITRAMFS);
         self.contents.write(&initrd, &kernel, command)?;
 
         // QEMU must not outlive this process, however this process ends.

@@ -18,6 +18,8 @@ use super::closing::copy_until;
 use super::monitor::Monitor;
 use super::output::{End, Output};
 
+/// The initial file system's name in the machine's directory.
+pub(super) const INITRAMFS: &str = "initramfs";
 /// How long a machine may take until its init script says that it is there.
 const BOOT_TIME: Duration = Duration::from_secs(120);
 /// How long QEMU may take to connect its channels, and the guest to power off once everything is known.
@@ -191,7 +193,8 @@ impl Running {
             });
         }
         let reader = control.try_clone()?;
-        thread::spawn(move || read_control(reader, &sender));
+        let initramfs = running.directory.path().join(INITRAMFS);
+        thread::spawn(move || read_control(reader, &sender, &initramfs));
         running.channels = Some(Channels {
             events,
             control,
@@ -406,9 +409,11 @@ impl Drop for Running {
     }
 }
 
-fn read_control(reader: UnixStream, sender: &Sender<Event>) {
+fn read_control(reader: UnixStream, sender: &Sender<Event>, initramfs: &Path) {
     for line in BufReader::new(reader).lines().map_while(Result::ok) {
         let event = if line == "ready" {
+            // Read long ago, and large: a process that is killed leaves its directory behind.
+            let _ = fs::remove_file(initramfs);
             Event::Ready
         } else if let Some(code) = line
             .strip_prefix("exit ")
