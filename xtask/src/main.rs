@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::check::{self, Step};
-use xtask::vm::{self, End, Kernel, Machine};
+use xtask::vm::{End, Kernel, Machine};
 
 /// What a maintainer runs: all tests, and virtual machines with a real IOMMU.
 #[derive(Parser)]
@@ -87,12 +87,7 @@ struct MachineArguments {
 
 impl MachineArguments {
     fn machine(self) -> Machine {
-        let standard = if vm::workspace().join("cli/src/main.rs").exists() {
-            Machine::standard()
-        } else {
-            Machine::bare()
-        };
-        let mut machine = standard
+        let mut machine = Machine::standard()
             .kernel(self.kernel)
             .memory(&self.memory)
             .cpus(self.cpus);
