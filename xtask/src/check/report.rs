@@ -160,10 +160,8 @@ mod tests {
         );
         report.add("c".to_owned(), Outcome::passed(), Duration::ZERO);
         assert_eq!(summary(report.total()), "11 passed, 0 failed, 3 skipped");
-        assert!(report.print().unwrap());
         report.add("d".to_owned(), Outcome::failed("broken"), Duration::ZERO);
         assert_eq!(summary(report.total()), "11 passed, 1 failed, 3 skipped");
-        assert!(!report.print().unwrap());
     }
 
     #[test]

@@ -90,3 +90,30 @@ pub fn prepare(kernels: &[Kernel]) -> Result<()> {
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    /// With the standard harness, a file whose tests are in its `main` would pass without running any.
+    #[test]
+    fn every_vm_test_program_has_its_own_harness() {
+        let own = Path::new(env!("CARGO_MANIFEST_DIR"));
+        let manifest = fs::read_to_string(own.join("Cargo.toml")).unwrap();
+        let mut seen = 0;
+        for entry in fs::read_dir(own.join("tests")).unwrap() {
+            let path = entry.unwrap().path();
+            let name = path.file_stem().unwrap().to_str().unwrap();
+            if path.extension().is_some_and(|e| e == "rs") && name.starts_with("vm_") {
+                let line = format!("name = \"{name}\"\nharness = false\n");
+                assert!(
+                    manifest.contains(&line),
+                    "xtask/Cargo.toml needs:\n[[test]]\n{line}"
+                );
+                seen += 1;
+            }
+        }
+        assert!(seen > 0);
+    }
+}
