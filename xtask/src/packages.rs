@@ -113,15 +113,15 @@ pub fn ensure_installed(needs: &[Need]) -> Result<()> {
         return Ok(());
     }
     let command = install_command(&packages);
-    if !(geteuid().is_root() && Path::new("/etc/debian_version").exists()) {
+    if !may_install() {
         bail!(
             "not installed: {}. Run: sudo {command}",
             packages.join(", ")
         );
     }
     eprintln!("Installing {}", packages.join(", "));
-    // The package lists of a fresh system are empty or old; without a network the installation tells.
-    let _ = apt(&["update", "-qq"]);
+    // The package lists of a fresh system are empty or old.
+    update_lists();
     let status = apt(&[
         &["install", "-qq", "-y", "--no-install-recommends"],
         packages.as_slice(),
@@ -139,6 +139,16 @@ pub fn ensure_installed(needs: &[Need]) -> Result<()> {
         left.join(", ")
     );
     Ok(())
+}
+
+/// Whether this process may install packages: root on Debian.
+fn may_install() -> bool {
+    geteuid().is_root() && Path::new("/etc/debian_version").exists()
+}
+
+/// Fetches new package lists where this process may, and says whether it did. Without a network, what needs them tells.
+pub(crate) fn update_lists() -> bool {
+    may_install() && apt(&["update", "-qq"]).is_ok_and(|output| output.status.success())
 }
 
 fn apt(arguments: &[&str]) -> Result<std::process::Output> {

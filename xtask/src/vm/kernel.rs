@@ -11,7 +11,7 @@ use anyhow::{Context, Result, bail, ensure};
 use indicatif::{ProgressBar, ProgressStyle};
 use sha2::{Digest, Sha256};
 
-use crate::cache;
+use crate::{cache, packages};
 
 /// Which kernel a machine boots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
@@ -158,13 +158,18 @@ fn make(source: &Path) -> Command {
 
 fn unpack_debian(work: &Path) -> Result<String> {
     // The package of that name is empty and depends on the newest kernel's.
-    let depends = output(Command::new("apt-cache").args(["depends", IMAGE_PACKAGE]))?;
-    let name = depends
-        .lines()
-        .filter_map(|line| line.trim().strip_prefix("Depends: "))
-        .find(|name| name.starts_with("linux-image-"))
-        .with_context(|| unknown_package(IMAGE_PACKAGE))?;
-    let package = download(name, work)?;
+    let name = with_fresh_lists(|| {
+        let depends = output(Command::new("apt-cache").args(["depends", IMAGE_PACKAGE]))?;
+        let names = depends
+            .lines()
+            .filter_map(|line| line.trim().strip_prefix("Depends: "));
+        names
+            .map(str::to_owned)
+            .find(|name| name.starts_with("linux-image-"))
+            .context("it depends on no kernel")
+    })
+    .with_context(|| unknown_package(IMAGE_PACKAGE))?;
+    let package = download(&name, work)?;
     let root = work.join("x");
     let version = single_entry(&root.join("lib/modules"))?;
     quiet(Command::new("depmod").arg("-b").arg(&root).arg(&version))?;
@@ -234,19 +239,14 @@ fn load_order(wanted: &[&str], dependencies: &str, built_in: &str) -> Result<Vec
 
 /// Fetches a Debian package and unpacks it into `work/x`; returns its name with its version.
 fn download(package: &str, work: &Path) -> Result<String> {
-    let status = Command::new("apt-get")
-        .args(["download", "-qq", package])
-        .current_dir(work)
-        .stderr(Stdio::piped())
-        .output()
-        .context("cannot run apt-get: the test machine's kernels come from Debian's packages")?;
-    if !status.status.success() {
-        bail!(
-            "{}\n{}",
-            unknown_package(package),
-            String::from_utf8_lossy(&status.stderr).trim()
-        );
-    }
+    with_fresh_lists(|| {
+        output(
+            Command::new("apt-get")
+                .args(["download", "-qq", package])
+                .current_dir(work),
+        )
+    })
+    .with_context(|| unknown_package(package))?;
     let file = fs::read_dir(work)?
         .filter_map(|entry| Some(entry.ok()?.path()))
         .find(|path| path.extension().is_some_and(|e| e == "deb"))
@@ -266,6 +266,15 @@ fn download(package: &str, work: &Path) -> Result<String> {
     fs::remove_file(&file)?;
     // A version may hold a colon and a tilde: no harm in a file name.
     Ok(format!("{package}_{}", name.trim()))
+}
+
+/// Does what reads the package lists; where that fails, once more with new lists: they may be missing, or name a version that is
+/// no longer there.
+fn with_fresh_lists(act: impl Fn() -> Result<String>) -> Result<String> {
+    match act() {
+        Err(_) if packages::update_lists() => act(),
+        first => first,
+    }
 }
 
 fn unknown_package(package: &str) -> String {
