@@ -14,9 +14,13 @@ fn machine() -> Machine {
         })
 }
 
+/// `hold ADDRESS` returns when another process has the function's group open, `release` when that process is killed and gone.
+const HOLD: &str = "hold() { group hold $1 600 >/tmp/held & HOLDER=$!; until grep -q held /tmp/held; do usleep 10000; done; }
+release() { kill -9 $HOLDER; wait $HOLDER; }";
+
 /// Runs a script in which `$A` is the standard controller; standard error goes to standard output.
 fn run(machine: &Machine, script: &str) -> Output {
-    let script = format!("exec 2>&1; A={ALONE}; {script}");
+    let script = format!("exec 2>&1; A={ALONE}; {HOLD}; {script}");
     machine.run(["sh", "-c", &script]).unwrap()
 }
 
@@ -215,7 +219,7 @@ fn a_group_with_another_driver_in_it_is_not_viable() {
         .device("nvme,addr=5.0,multifunction=on")
         .device("nvme,addr=5.1");
     let script = "B=0000:00:05.0; C=0000:00:05.1; group bind $B; group open $B; echo status $?; group check $B; \
-                  group bind $C; group open $B; group hold $B 3 & sleep 1; group unbind $C; echo status $?; wait; \
+                  group bind $C; group open $B; hold $B; group unbind $C; echo status $?; release; \
                   group unbind $C; group open $B; group unbind $B; group bind $A; group open $A";
     let output = run(&machine, script).success();
     let culprit = "0000:00:05.1 (NVMe controller 1b36:0010) is bound to nvme. Run: nvme-vfio bind 0000:00:05.1";
@@ -232,7 +236,6 @@ fn a_group_with_another_driver_in_it_is_not_viable() {
             "0000:00:05.1 is bound",
             "(viable)",
             "0000:00:05.0 was opened and reset",
-            "held",
             "0000:00:05.1 is in use through /dev/vfio/",
             "(group): end that first",
             "status 3",
@@ -245,8 +248,8 @@ fn a_group_with_another_driver_in_it_is_not_viable() {
 }
 
 fn a_group_is_open_once() {
-    let script = "group bind $A; group hold $A 3 & HOLDER=$!; sleep 1; echo \"holder $HOLDER\"; \
-                  group open $A; echo status $?; group unbind $A; echo status $?; wait; group open $A";
+    let script = "group bind $A; hold $A; echo \"holder $HOLDER\"; \
+                  group open $A; echo status $?; group unbind $A; echo status $?; release; group open $A";
     let output = run(&machine(), script).success();
     let text = output.stdout_text();
     let holder = text.lines().find_map(|line| line.strip_prefix("holder "));
@@ -256,7 +259,6 @@ fn a_group_is_open_once() {
     expect(
         &output,
         &[
-            "held",
             &busy,
             "status 3",
             &in_use,
@@ -313,8 +315,9 @@ fn a_machine_without_iommu_says_so() {
 
 fn a_controller_in_use_stays_with_the_kernel() {
     let script = "mke2fs /dev/nvme0n1 >/dev/null; mount -t ext4 /dev/nvme0n1 /mnt; group bind $A; echo status $?; \
-                  ls /mnt; umount /mnt; sleep 3 </dev/nvme0n1 & sleep 1; group bind $A; echo status $?; wait; \
-                  unshare -m sh -c 'mount -t ext4 /dev/nvme0n1 /mnt; sleep 3' & sleep 1; group bind $A; echo status $?; wait; \
+                  ls /mnt; umount /mnt; sleep 600 </dev/nvme0n1 & sleep 1; group bind $A; echo status $?; kill $!; wait; \
+                  unshare -m sh -c 'mount -t ext4 /dev/nvme0n1 /mnt; >/tmp/done; sleep 5' & \
+                  until [ -e /tmp/done ]; do usleep 10000; done; group bind $A; echo status $?; wait; \
                   group bind --dry-run $A; ls /sys/block/nvme0n1/size; group bind $A; ls /sys/block; group unbind $A";
     let output = run(&machine(), script).success();
     expect(
