@@ -106,7 +106,8 @@ impl Step {
             }
             Self::Licences => licences::check(),
             Self::Docs => {
-                let arguments = ["doc", "--workspace", "--all-features", "--no-deps"];
+                // Libraries only: the command and the driver have the same name, and would be written to the same place.
+                let arguments = ["doc", "--workspace", "--lib", "--all-features", "--no-deps"];
                 check(cargo().args(arguments).env("RUSTDOCFLAGS", "-D warnings"))
             }
             Self::Unit => {
