@@ -4,7 +4,7 @@ use std::{error::Error as StdError, io};
 
 use nvme_vfio::{CommandError, DmaError, SubmitError};
 use nvme_vfio_dma::MapError;
-use nvme_vfio_pci::{DeviceError, GroupError, SysfsError, bind::BindError};
+use nvme_vfio_pci::{DeviceError, GroupError, Process, SysfsError, bind::BindError};
 use nvme_vfio_queues::Status;
 
 use crate::error::{Error, Kind, NvmeStatus};
@@ -84,7 +84,11 @@ impl From<GroupError> for Error {
             GroupError::Os { ref source, .. } => os(source),
             _ => Kind::Environment,
         };
-        build(kind, &error)
+        let built = build(kind, &error);
+        match error {
+            GroupError::Busy { ref holders, .. } => built.remedy(end_of(holders)),
+            _ => built,
+        }
     }
 }
 
@@ -111,8 +115,25 @@ impl From<BindError> for Error {
             BindError::Step { ref source, .. } => os(source),
             _ => Kind::Environment,
         };
-        build(kind, &error)
+        let built = build(kind, &error);
+        match error {
+            BindError::Held { .. } => built.remedy("End what uses it (umount, swapoff, vgchange -an, …), or add --force, and it is lost to them"),
+            BindError::Open { ref processes, .. } => built.remedy(end_of(processes)),
+            _ => built,
+        }
     }
+}
+
+/// What to type to end processes.
+fn end_of(processes: &[Process]) -> String {
+    if processes.is_empty() {
+        return "Look for the process as root: fuser -v /dev/vfio/*".to_owned();
+    }
+    let pids: Vec<String> = processes
+        .iter()
+        .map(|process| process.pid.to_string())
+        .collect();
+    format!("Wait until it ends, or run: kill {}", pids.join(" "))
 }
 
 impl From<DmaError> for Error {
@@ -205,7 +226,6 @@ impl From<nvme_vfio::Error> for Error {
                 Kind::Reset
             }
             Driver::Length(_) => Kind::Usage,
-            Driver::Capabilities { .. } => Kind::Unsupported,
             _ => Kind::Environment,
         };
         build(kind, &error)

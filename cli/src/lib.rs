@@ -4,7 +4,7 @@
 //! |---|---|
 //! | [`args`] | the words: nvme-cli's where nvme-cli has the command, fio's for `bench` |
 //! | `commands` | what each command does |
-//! | [`bench`] | the benchmark: plan, worker loop, statistics, report |
+//! | [`mod@bench`] | the benchmark: plan, worker loop, statistics, report |
 //! | [`decode`] | the controller's data structures, field by field, under nvme-cli's names |
 //! | [`error`] | kinds of errors, their exit statuses and their JSON |
 //! | [`guard`] | what stands between a write and a drive that holds something |

@@ -4,7 +4,7 @@
 //! |---|---|
 //! | `plan` | what is to be done, checked against the namespace |
 //! | `worker` | the loop of one job |
-//! | `clock`, `pattern` | when and where its I/Os go |
+//! | `clock`, `pattern`, `latency` | when and where its I/Os go, and how long they take |
 //! | `statistics` | what it measured |
 //! | `progress`, `interrupt` | what happens meanwhile |
 //! | `report`, `summary`, `civil` | the result for programs and for people |
@@ -13,6 +13,7 @@
 pub mod civil;
 pub mod clock;
 mod interrupt;
+pub mod latency;
 pub mod pattern;
 pub mod plan;
 mod progress;

@@ -87,17 +87,33 @@ impl Extent {
         self.blocks.saturating_mul(self.block_size)
     }
 
-    fn words(&self, doing: &str, nsid: u32) -> String {
+    fn words(&self, doing: &str) -> String {
         format!(
-            "{doing} {} blocks from LBA {} on of namespace {nsid}",
-            self.blocks, self.lba
+            "{doing} {} from LBA {}",
+            blocks_in_words(self.blocks),
+            self.lba
         )
     }
 }
 
+fn blocks_in_words(blocks: u64) -> String {
+    if blocks == 1 {
+        "1 block".to_owned()
+    } else {
+        format!("{blocks} blocks")
+    }
+}
+
 fn out_of_range(lba: u64, blocks: u64, size: u64) -> Error {
-    Error::new(Kind::LbaOutOfRange, format!("{blocks} blocks from LBA {lba} on reach past the end of the namespace, which has {size}"))
-        .remedy(format!("The last block is {}", size.saturating_sub(1)))
+    Error::new(
+        Kind::LbaOutOfRange,
+        format!(
+            "a range of {} from LBA {lba} reaches past the end of the namespace, which has {}",
+            blocks_in_words(blocks),
+            blocks_in_words(size)
+        ),
+    )
+    .remedy(format!("The last block is {}", size.saturating_sub(1)))
 }
 
 /// What was done, for `-o json`.
@@ -246,7 +262,7 @@ pub(super) fn read(args: &ReadArgs) -> Result<(), Error> {
         let start = Instant::now();
         let buffer = queue
             .read_blocking(namespace, lba, buffer)
-            .map_err(|error| Error::from(error).context(extent.words("reading", namespace.id())))?;
+            .map_err(|error| Error::from(error).context(extent.words("reading")))?;
         *spent += start.elapsed();
         let sink = match &mut sink {
             Some(sink) => sink,
@@ -299,11 +315,7 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), Error> {
         .print(args.range.output.output_format);
     }
     if !args.force {
-        guard::ask(
-            &session,
-            &namespace,
-            &extent.words("Writing", namespace.id()),
-        )?;
+        guard::ask(&session, &namespace, &extent.words("writing"))?;
     }
     let mut mover = Mover::new(&session, namespace, &extent)?;
     mover.each(&extent, |queue, namespace, lba, mut buffer, spent| {
@@ -311,7 +323,7 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), Error> {
         let start = Instant::now();
         let buffer = queue
             .write_blocking(namespace, lba, buffer)
-            .map_err(|error| Error::from(error).context(extent.words("writing", namespace.id())))?;
+            .map_err(|error| Error::from(error).context(extent.words("writing")))?;
         *spent += start.elapsed();
         Ok(buffer)
     })?;
