@@ -119,6 +119,7 @@ impl From<BindError> for Error {
         match error {
             BindError::Held { .. } => built.remedy("End what uses it (umount, swapoff, vgchange -an, …), or add --force, and it is lost to them"),
             BindError::Open { ref processes, .. } => built.remedy(end_of(processes)),
+            BindError::NotRoot { .. } => built.remedy("Run the same command with sudo"),
             _ => built,
         }
     }
