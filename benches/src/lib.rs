@@ -1,1 +1,15 @@
-//! TO BE WRITTEN
+//! What each thing costs.
+//!
+//! | where | what |
+//! |---|---|
+//! | `src/bin/instructions.rs` | loops for `cargo xtask bench-instructions`, which counts their instructions with callgrind |
+//! | `instructions.json` | the counts that were committed last; growth beyond 3 % fails |
+//! | `benches/queue.rs` | submit and poll, in time (criterion) |
+//! | `benches/prp.rs` | building PRP entries and lists, in time |
+//! | `benches/buffer.rs` | allocating, splitting and joining buffers, in time |
+//!
+//! Times differ from machine to machine and from minute to minute; instruction counts repeat exactly.
+
+mod rig;
+
+pub use rig::Rig;

@@ -122,6 +122,14 @@ pub enum Error {
         /// What the controller answered.
         status: Status,
     },
+    /// An I/O queue could be neither made nor taken back; its memory and identifier are not used again before a reset.
+    #[error("{command} failed while taking back a queue that could not be made: {status}")]
+    LeftBehind {
+        /// The command's name.
+        command: &'static str,
+        /// What the controller answered.
+        status: Status,
+    },
     /// An admin command did not end in time.
     #[error("{command} did not end within {timeout:?}")]
     TimedOut {
@@ -243,7 +251,7 @@ pub struct Refused {
     /// The buffer, given back.
     pub buffer: Option<Buffer>,
     /// The buffers of a vector, given back.
-    pub vector: Option<Vec<Buffer>>,
+    pub vector: Option<Box<Vec<Buffer>>>,
 }
 
 impl From<Refused> for Error {

@@ -44,6 +44,7 @@ mod group;
 mod namespace;
 mod options;
 mod queue;
+mod rings;
 pub mod transport;
 
 pub use address::{Address, AddressError, Way};
@@ -53,5 +54,5 @@ pub use group::Group;
 pub use namespace::Namespace;
 pub use nvme_vfio_dma::{AddressSpace, Buffer, DmaError, Pool};
 pub use options::{Options, QueueOptions, RecoveryLimit};
-pub use queue::{Completion, IoQueue, Outcome};
+pub use queue::{Again, Completion, Ended, IoQueue, Outcome, Polled};
 pub use transport::Transport;

@@ -14,6 +14,7 @@ pub struct Namespace {
     pub(crate) nsid: u32,
     pub(crate) blocks: u64,
     pub(crate) shift: u32,
+    mask: u32,
 }
 
 impl Namespace {
@@ -64,6 +65,7 @@ impl Namespace {
             nsid,
             blocks,
             shift: size.trailing_zeros(),
+            mask: size - 1,
         })
     }
 
@@ -79,6 +81,20 @@ impl Namespace {
     #[must_use]
     pub fn block_size(&self) -> u32 {
         1 << self.shift
+    }
+
+    /// Whether `blocks` blocks from `lba` on lie inside.
+    #[inline(always)]
+    pub(crate) fn holds(&self, lba: u64, blocks: u64) -> bool {
+        // No namespace has 2^64 - 1 blocks (`new` has checked that its bytes can be counted), so a sum that is too large is never inside.
+        lba.saturating_add(blocks) <= self.blocks
+    }
+
+    /// Whether the namespace is one of `controller`, and `length` bytes are whole blocks of it.
+    #[inline(always)]
+    pub(crate) fn suits(&self, controller: u32, length: usize) -> bool {
+        // One condition and one branch, instead of two.
+        (self.controller ^ controller) | (length as u32 & self.mask) == 0
     }
 
     /// How many logical blocks there are (NSZE).

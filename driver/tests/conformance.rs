@@ -162,7 +162,10 @@ fn vectors_are_joined_and_cut() {
         let completion = queue.wait().unwrap().unwrap();
         completion.result().unwrap();
         assert_eq!(
-            (completion.token, completion.vector.as_ref().map(Vec::len)),
+            (
+                completion.token,
+                completion.vector.as_ref().map(|vector| vector.len())
+            ),
             (5, Some(lengths.len()))
         );
 

@@ -28,7 +28,8 @@ use loom::sync::atomic::{AtomicU32, Ordering};
 use loom::thread;
 
 use nvme_vfio_queues::ring::{
-    CompletionEntries, CompletionRing, DoorbellWrite, LAST_DWORD, SubmissionEntries, SubmissionRing,
+    CompletionEntries, CompletionRing, DoorbellWrite, Entries, LAST_DWORD, SubmissionEntries,
+    SubmissionRing,
 };
 use nvme_vfio_queues::slots::SlotTable;
 use nvme_vfio_queues::{Command, CompletionEntry, NvmOpcode};
@@ -92,29 +93,51 @@ impl Shared {
 
 struct Submissions(Arc<Shared>);
 
-impl SubmissionEntries for Submissions {
-    fn entries(&self) -> u32 {
-        self.0.submission.len() as u32
-    }
+/// Cursors are indices here.
+macro_rules! entries {
+    ($memory:ty, $field:ident) => {
+        impl Entries for $memory {
+            type Cursor = u32;
 
-    fn store(&mut self, index: u32, command: &Command) {
-        self.0.submission[index as usize].store(*command);
-    }
+            fn entries(&self) -> u32 {
+                self.0.$field.len() as u32
+            }
+
+            fn first(&self) -> u32 {
+                0
+            }
+
+            fn next(&self, cursor: u32) -> Option<u32> {
+                (cursor + 1 < self.entries()).then_some(cursor + 1)
+            }
+
+            fn index(&self, cursor: u32) -> u32 {
+                cursor
+            }
+        }
+    };
 }
 
 struct Completions(Arc<Shared>);
 
+entries!(Submissions, submission);
+entries!(Completions, completion);
+
+#[allow(unsafe_code)] // indices are checked here all the same
+impl SubmissionEntries for Submissions {
+    unsafe fn store(&mut self, cursor: u32, command: &Command) {
+        self.0.submission[cursor as usize].store(*command);
+    }
+}
+
+#[allow(unsafe_code)] // indices are checked here all the same
 impl CompletionEntries for Completions {
-    fn entries(&self) -> u32 {
-        self.0.completion.len() as u32
+    unsafe fn load_last(&self, cursor: u32) -> u32 {
+        self.0.completion[cursor as usize].last.load(LAST_DWORD)
     }
 
-    fn load_last(&self, index: u32) -> u32 {
-        self.0.completion[index as usize].last.load(LAST_DWORD)
-    }
-
-    fn load_rest(&self, index: u32) -> (u64, u32) {
-        self.0.completion[index as usize].rest.load()
+    unsafe fn load_rest(&self, cursor: u32) -> (u64, u32) {
+        self.0.completion[cursor as usize].rest.load()
     }
 
     fn clear(&self) {

@@ -43,6 +43,16 @@ impl Clock {
         }
     }
 
+    /// A clock on the time stamp counter by which a nanosecond takes 2^32 ticks, so that nothing that hangs on time happens during a
+    /// run. For counting the instructions of a run, which must not depend on how long it takes.
+    #[must_use]
+    pub const fn nearly_standing() -> Self {
+        Self {
+            source: Source::Counter,
+            multiplier: 1,
+        }
+    }
+
     fn counter() -> Option<Self> {
         if !counter_is_plausible() {
             return None;

@@ -1,18 +1,18 @@
 //! The admin queue pair: one command at a time, waited for.
 
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvme_vfio_dma::{Access, AddressSpace, Buffer, SharedMemory};
+use nvme_vfio_dma::{AddressSpace, Buffer};
 use nvme_vfio_queues::prp::{self, PageSize, PrpListMemory};
 use nvme_vfio_queues::registers::Cap;
-use nvme_vfio_queues::ring::{CompletionMemory, CompletionRing, SubmissionMemory, SubmissionRing};
+use nvme_vfio_queues::ring::{CompletionRing, SubmissionRing};
 use nvme_vfio_queues::slots::SlotTable;
 use nvme_vfio_queues::{Command, CompletionEntry, DataPointer, QueueSize};
 
 use super::Inner;
 use super::shared::Counters;
 use crate::Error;
+use crate::rings::QueueMemory;
 use crate::transport::Transport;
 
 /// Entries of each admin queue. Commands are sent one at a time, and those that never end keep a slot each.
@@ -47,7 +47,7 @@ pub(crate) struct AdminQueue {
     submission: SubmissionRing,
     completion: CompletionRing,
     slots: SlotTable<Held>,
-    pub(crate) memory: [Arc<SharedMemory>; 2],
+    pub(crate) memory: QueueMemory,
 }
 
 impl AdminQueue {
@@ -59,13 +59,8 @@ impl AdminQueue {
         let beyond = || Error::Capabilities {
             reason: "BAR 0 does not hold the admin doorbells".to_owned(),
         };
-        let entries = ADMIN_ENTRIES.entries();
-        let requests =
-            Arc::new(space.shared(entries as usize * size_of::<Command>(), Access::DEVICE_READ)?);
-        let answers = Arc::new(space.shared(
-            entries as usize * size_of::<CompletionEntry>(),
-            Access::DEVICE_WRITE,
-        )?);
+        let (memory, submission, completion) =
+            QueueMemory::new(space, ADMIN_ENTRIES.entries(), 0, PageSize::KIB_4.bytes())?;
         let tail = transport
             .doorbell(cap.sq_tail_doorbell(0))
             .ok_or_else(beyond)?;
@@ -73,10 +68,10 @@ impl AdminQueue {
             .doorbell(cap.cq_head_doorbell(0))
             .ok_or_else(beyond)?;
         Ok(Self {
-            submission: SubmissionRing::new(SubmissionMemory::new(&requests, 0, entries)?, tail),
-            completion: CompletionRing::new(CompletionMemory::new(&answers, 0, entries)?, head),
+            submission: SubmissionRing::new(submission, tail),
+            completion: CompletionRing::new(completion, head),
             slots: SlotTable::new(ADMIN_ENTRIES.entries() - 1),
-            memory: [requests, answers],
+            memory,
         })
     }
 
@@ -234,7 +229,9 @@ impl Inner {
         let start = Instant::now();
         let mut looked = start;
         loop {
-            while let Some(entry) = admin.completion.pop() {
+            // One at a time, so that a controller that keeps answering for nothing does not keep its owner from the clock.
+            let answer = admin.completion.pop();
+            if let Some(entry) = answer {
                 admin.completion.ring();
                 if entry.cid == identifier {
                     return Ok(Some(entry));
@@ -256,7 +253,9 @@ impl Inner {
                     return Err(self.not_ready(crate::NotReady::Fatal));
                 }
             }
-            self.transport.relax();
+            if answer.is_none() {
+                self.transport.relax();
+            }
         }
     }
 

@@ -96,17 +96,23 @@ impl Inner {
         self.admin("Create I/O Completion Queue", command, AdminData::None)?;
         let command =
             Command::create_io_sq(id, size, submission.iova().0, id, QueuePriority::default());
-        if let Err(error) = self.admin("Create I/O Submission Queue", command, AdminData::None) {
-            if matches!(error, Error::Status { .. }) {
-                self.admin(
-                    "Delete I/O Completion Queue",
-                    Command::delete_io_cq(id),
-                    AdminData::None,
-                )?;
-            }
+        let Err(error) = self.admin("Create I/O Submission Queue", command, AdminData::None) else {
+            return Ok(());
+        };
+        if !matches!(error, Error::Status { .. }) {
             return Err(error);
         }
-        Ok(())
+        // The submission queue does not exist; what of the completion queue that does?
+        let deleted = self.admin(
+            "Delete I/O Completion Queue",
+            Command::delete_io_cq(id),
+            AdminData::None,
+        );
+        match deleted {
+            Ok(_) => Err(error),
+            Err(Error::Status { command, status }) => Err(Error::LeftBehind { command, status }),
+            Err(other) => Err(other),
+        }
     }
 
     /// Deletes the submission queue, then the completion queue. `Ok` is the proof that the controller has let go of what the

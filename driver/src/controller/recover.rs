@@ -50,10 +50,10 @@ impl Inner {
 
     /// Stops the controller for good. True where it has provably let go of all memory.
     fn shut_down(&self) -> bool {
-        if self.shared.epoch() != GONE {
-            if let Err(error) = self.notify_shutdown() {
-                tracing::warn!(controller = %self.name, %error, "the shutdown notification failed");
-            }
+        if self.shared.epoch() != GONE
+            && let Err(error) = self.notify_shutdown()
+        {
+            tracing::warn!(controller = %self.name, %error, "the shutdown notification failed");
         }
         let stopped = self.disable().is_ok() && self.transport.read64(CAP) == self.cap.into_bits();
         if let Err(error) = self.transport.set_bus_master(false) {
@@ -81,8 +81,8 @@ impl Drop for Inner {
             for buffer in admin.queue.take_held() {
                 quarantine.hold(0, buffer);
             }
-            for memory in &admin.queue.memory {
-                quarantine.hold(0, memory.clone());
+            for memory in admin.queue.memory.both() {
+                quarantine.hold(0, memory);
             }
         }
     }

@@ -31,8 +31,8 @@ pub struct Completion {
     pub outcome: Outcome,
     /// The buffer, given back; `None` where there was none or a vector, and where the controller may still touch it.
     pub buffer: Option<Buffer>,
-    /// The buffers of a vectored I/O, given back in their order.
-    pub vector: Option<Vec<Buffer>>,
+    /// The buffers of a vectored I/O, given back in their order. (Boxed, so that the completions of all others are short.)
+    pub vector: Option<Box<Vec<Buffer>>>,
 }
 
 impl Completion {

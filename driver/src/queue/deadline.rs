@@ -38,7 +38,7 @@ impl IoQueue {
         let mut overdue = self.stamp(now, timeout);
         if !overdue.is_empty() {
             // A completion may be there without having been polled, or an interrupt have been lost: look before anything is done.
-            self.submission.ring();
+            self.ring();
             self.drain();
             overdue = self.stamp(now, timeout);
         }
@@ -85,7 +85,7 @@ impl IoQueue {
                 slot.deadline = now.saturating_add(nanoseconds(timeout)).max(1);
             } else if slot.deadline <= now {
                 match slot.state {
-                    State::Whole | State::Part => overdue.push(Overdue::Abort(identifier)),
+                    State::InTime => overdue.push(Overdue::Abort(identifier)),
                     State::Aborting => overdue.push(Overdue::GiveUp(identifier)),
                     State::TimedOut => {}
                 }
@@ -112,9 +112,10 @@ impl IoQueue {
             Err(error) => return Err(error),
         }
         let grace = inner.options.abort_grace;
-        if let Ok(slot) = self.slots.get_mut(identifier) {
-            slot.state = State::Aborting;
-            slot.deadline = nanoseconds(now.saturating_add(grace));
+        if let Ok(mut slot) = self.slots.occupied(identifier) {
+            slot.mark();
+            slot.payload().state = State::Aborting;
+            slot.payload().deadline = nanoseconds(now.saturating_add(grace));
         }
         Ok(())
     }

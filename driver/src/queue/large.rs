@@ -7,10 +7,11 @@ use std::slice;
 
 use nvme_vfio_dma::Buffer;
 use nvme_vfio_queues::prp::{self, PageSize, Segment};
+use nvme_vfio_queues::slots::SlotTable;
 use nvme_vfio_queues::{CompletionEntry, NvmOpcode};
 
 use super::submit::transfer_command;
-use super::{Completion, IoQueue, Outcome, Slot, State};
+use super::{Completion, IoQueue, Outcome, Slot, SlotList};
 use crate::error::{Refused, SubmitError};
 use crate::namespace::Namespace;
 
@@ -29,10 +30,10 @@ impl Segments {
         }
     }
 
-    pub(super) fn into_parts(self) -> (Option<Buffer>, Option<Vec<Buffer>>) {
+    pub(super) fn into_parts(self) -> (Option<Buffer>, Option<Box<Vec<Buffer>>>) {
         match self {
             Self::One(buffer) => (Some(buffer), None),
-            Self::Many(buffers) => (None, Some(buffers)),
+            Self::Many(buffers) => (None, Some(Box::new(buffers))),
         }
     }
 
@@ -77,6 +78,15 @@ struct Chunk {
     pieces: Vec<Segment>,
     length: usize,
     next: Cursor,
+}
+
+/// Takes a slot for a command that wants more than the common treatment when it ends.
+fn insert_marked(slots: &mut SlotTable<Slot>, slot: Slot) -> Option<u16> {
+    let identifier = slots.insert(slot).ok()?;
+    if let Ok(mut occupied) = slots.occupied(identifier) {
+        occupied.mark();
+    }
+    Some(identifier)
 }
 
 /// The longest run from `from` on that one command can carry: at most `limit` bytes, cut so that every PRP is on a page and
@@ -292,35 +302,39 @@ impl IoQueue {
             else {
                 return;
             };
-            let Ok(pointer) =
-                prp::build_scattered(&chunk.pieces, self.page, &mut self.lists.of(slot_index))
-            else {
+            let Ok(pointer) = prp::build_scattered(
+                &chunk.pieces,
+                self.page,
+                &mut SlotList {
+                    lists: &self.lists,
+                    slot: slot_index,
+                },
+            ) else {
                 // The cuts were made so that this cannot be; an I/O that stops here still ends, with what it has.
                 debug_assert!(false, "a chunk that PRPs cannot describe");
                 return;
             };
             let blocks = chunk.length as u64 >> large.namespace.shift;
+            let slot = Slot {
+                token: large.token,
+                large: index as u32 + 1,
+                ..Slot::default()
+            };
+            let Some(identifier) = insert_marked(&mut self.slots, slot) else {
+                return;
+            };
             let command = transfer_command(
                 large.opcode,
                 large.namespace.nsid,
                 large.lba,
                 blocks,
                 pointer,
+                identifier,
             );
-            let slot = Slot {
-                token: large.token,
-                buffer: None,
-                deadline: 0,
-                state: State::Part,
-                large: index as u32 + 1,
-            };
-            let Ok(identifier) = self.slots.insert(slot) else {
-                return;
-            };
             large.parts += 1;
             large.lba += blocks;
             large.cursor = chunk.next;
-            self.push(command.with_cid(identifier));
+            self.push(command);
         }
     }
 

@@ -25,8 +25,7 @@ impl IoQueue {
         };
         let (mut reports, mut kept) = self.take_large(outcome, proven);
 
-        let depth = self.slots.capacity() as u32;
-        for slot in take_slots(&mut self.slots, depth) {
+        for slot in take_slots(&mut self.slots) {
             match (slot.state, slot.large) {
                 (State::TimedOut, 0) => {
                     if let Some(buffer) = slot.buffer {
@@ -103,6 +102,8 @@ impl IoQueue {
             self.completion.memory(),
             self.cold.size,
         )?;
+        self.slots = SlotTable::new(self.slots.capacity() as u32);
+        self.room = self.batch;
         self.cold.made_in = epoch;
         self.cold.lost = false;
         self.cold.distrusted = false;
@@ -117,8 +118,7 @@ impl IoQueue {
     /// Keeps everything that the controller may still touch, for good or until its next reset.
     fn quarantine(&mut self) {
         let (_, large) = self.take_large(Outcome::Gone, false);
-        let depth = self.slots.capacity() as u32;
-        let slots = take_slots(&mut self.slots, depth);
+        let slots = take_slots(&mut self.slots);
         let mut quarantine = self.cold.inner.lock_quarantine();
         let hold = |quarantine: &mut Quarantine, segments| match segments {
             Segments::One(buffer) => quarantine.hold(0, buffer),
@@ -132,15 +132,17 @@ impl IoQueue {
         for buffer in slots.filter_map(|slot| slot.buffer) {
             quarantine.hold(0, buffer);
         }
-        for ring in &self.cold.rings {
-            quarantine.hold(0, Arc::clone(ring));
+        for memory in self.cold.memory.both() {
+            quarantine.hold(0, memory);
         }
     }
 }
 
-/// Everything in flight, leaving an empty table of the same depth. Identifiers begin anew.
-fn take_slots(slots: &mut SlotTable<Slot>, depth: u32) -> impl Iterator<Item = Slot> + use<> {
-    mem::replace(slots, SlotTable::new(depth)).into_payloads()
+/// Everything in flight, leaving a table of the same depth that takes nothing.
+fn take_slots(slots: &mut SlotTable<Slot>) -> impl Iterator<Item = Slot> + use<> {
+    let mut closed = SlotTable::new(slots.capacity() as u32);
+    closed.close();
+    mem::replace(slots, closed).into_payloads()
 }
 
 impl Drop for IoQueue {

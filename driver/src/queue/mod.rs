@@ -4,6 +4,7 @@
 //! |---|---|
 //! | `submit` | the hot way in: checks, slot, PRPs, entry |
 //! | `poll` | the hot way out: entry, slot, completion |
+//! | `repeat` | out and in again in one step, in place |
 //! | `large` | I/O that one command cannot carry, cut into commands |
 //! | `deadline` | commands that do not end in time |
 //! | `lost` | what happens to a queue whose controller was reset, and to one that is dropped |
@@ -16,15 +17,16 @@ use std::marker::PhantomData;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use nvme_vfio_dma::{Access, Buffer, DomainId, SharedMemory};
-use nvme_vfio_queues::prp::{PageSize, PrpListMemory};
-use nvme_vfio_queues::ring::{CompletionMemory, CompletionRing, SubmissionMemory, SubmissionRing};
+use nvme_vfio_dma::{Buffer, DomainId, SharedMemory};
+use nvme_vfio_queues::QueueSize;
+use nvme_vfio_queues::prp::{self, PageSize, PrpListMemory};
+use nvme_vfio_queues::ring::{CompletionRing, SubmissionRing};
 use nvme_vfio_queues::slots::{MAX_SLOTS, SlotTable};
-use nvme_vfio_queues::{Command, CompletionEntry, QueueSize};
 
 use crate::Error;
 use crate::controller::{Inner, Shared};
 use crate::options::QueueOptions;
+use crate::rings::QueueMemory;
 
 mod blocking;
 mod completion;
@@ -32,9 +34,11 @@ mod deadline;
 mod large;
 mod lost;
 mod poll;
+mod repeat;
 mod submit;
 
 pub use completion::{Completion, Outcome};
+pub use repeat::{Again, Ended, Polled};
 
 use large::Large;
 
@@ -45,24 +49,26 @@ const ATTENTION: u32 = u32::MAX - 1;
 const MAX_PAGES: usize = 512;
 
 /// What is remembered of a command in flight.
-#[derive(Debug)]
+///
+/// A slot whose `large` or `state` is not the default is marked, so that the way out knows all others by one comparison. A free
+/// slot has the default in both.
+#[derive(Debug, Default)]
 struct Slot {
     token: u64,
     buffer: Option<Buffer>,
     /// Nanoseconds since the queue was made; 0 where no deadline was set yet.
     deadline: u64,
-    state: State,
     /// One more than the index of the large I/O that the command is a part of; 0 where it is none.
     large: u32,
+    state: State,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 enum State {
-    /// An I/O of one command.
-    Whole,
-    /// One command of a large I/O.
-    Part,
-    /// Either, after an Abort was sent for it.
+    /// Its first deadline has not passed.
+    #[default]
+    InTime,
+    /// An Abort was sent for it.
     Aborting,
     /// Reported as timed out. The controller may still touch its memory.
     TimedOut,
@@ -71,24 +77,40 @@ enum State {
 /// The PRP list pages of the slots, one each.
 #[derive(Debug)]
 struct Lists {
+    /// The bits of an address inside a memory page.
+    page_mask: usize,
     memory: Arc<SharedMemory>,
     first: usize,
     page: PageSize,
 }
 
+impl Lists {
+    /// PRP2 of `length` bytes (not zero) that the controller sees at `iova`, a multiple of four, with the list of `slot` where there must
+    /// be one. (PRP1 is `iova` itself.) `None` where the data is more than a list describes.
+    #[inline(always)]
+    fn prp2(&self, slot: usize, iova: u64, length: usize) -> Option<u64> {
+        if (iova as usize & self.page_mask) + (length - 1) <= self.page_mask {
+            return Some(0);
+        }
+        self.prp2_of_several(slot, iova, length)
+    }
+
+    #[inline(never)]
+    fn prp2_of_several(&self, slot: usize, iova: u64, length: usize) -> Option<u64> {
+        let pointer = prp::build(iova, length, self.page, &mut SlotList { lists: self, slot });
+        Some(pointer.ok()?.prp2)
+    }
+}
+
 /// The list page of one slot.
 struct SlotList<'a> {
     lists: &'a Lists,
-    offset: usize,
+    slot: usize,
 }
 
-impl Lists {
-    #[inline]
-    fn of(&self, slot: usize) -> SlotList<'_> {
-        SlotList {
-            lists: self,
-            offset: self.first + slot * self.page.bytes(),
-        }
+impl SlotList<'_> {
+    fn offset(&self) -> usize {
+        self.lists.first + self.slot * self.lists.page.bytes()
     }
 }
 
@@ -98,7 +120,7 @@ impl PrpListMemory for SlotList<'_> {
     }
 
     fn page_iova(&self, _page: usize) -> u64 {
-        self.lists.memory.iova().0 + self.offset as u64
+        self.lists.memory.iova().0 + self.offset() as u64
     }
 
     fn write(&mut self, _page: usize, entry: usize, value: u64) {
@@ -106,7 +128,7 @@ impl PrpListMemory for SlotList<'_> {
         let written = self
             .lists
             .memory
-            .write_u64(self.offset + entry * size_of::<u64>(), value);
+            .write_u64(self.offset() + entry * size_of::<u64>(), value);
         debug_assert!(written.is_ok());
     }
 }
@@ -130,7 +152,7 @@ struct Cold {
     reports: VecDeque<Completion>,
     large: Vec<Option<Large>>,
     reclaimed: Vec<(u64, Buffer)>,
-    rings: [Arc<SharedMemory>; 2],
+    memory: QueueMemory,
 }
 
 /// An I/O submission queue and its completion queue.
@@ -163,6 +185,8 @@ struct Cold {
 pub struct IoQueue {
     /// The epoch in which the queue is good, or [`ATTENTION`].
     expected: u32,
+    /// How many more submissions may gather before the controller is told of them.
+    room: u32,
     batch: u32,
     controller: u32,
     domain: DomainId,
@@ -193,18 +217,12 @@ impl IoQueue {
             reason: format!("a queue of {entries} entries is not possible"),
         })?;
         let page = inner.page;
-        let page_round = |bytes: usize| bytes.next_multiple_of(page.bytes());
-
-        let ring = page_round(entries as usize * size_of::<Command>());
-        let read_by_device = Arc::new(
-            inner
-                .space
-                .shared(ring + depth as usize * page.bytes(), Access::DEVICE_READ)?,
-        );
-        let answers = page_round(entries as usize * size_of::<CompletionEntry>());
-        let written_by_device = Arc::new(inner.space.shared(answers, Access::DEVICE_WRITE)?);
-        let submission = SubmissionMemory::new(&read_by_device, 0, entries)?;
-        let completion = CompletionMemory::new(&written_by_device, 0, entries)?;
+        let (memory, submission, completion) = QueueMemory::new(
+            &inner.space,
+            entries,
+            depth as usize * page.bytes(),
+            page.bytes(),
+        )?;
 
         let id = inner.take_queue_id()?;
         let doorbell = |offset: usize| {
@@ -234,8 +252,9 @@ impl IoQueue {
                 inner.give_back_queue_id(id);
             } else {
                 let mut quarantine = inner.lock_quarantine();
-                quarantine.hold(0, read_by_device);
-                quarantine.hold(0, written_by_device);
+                for memory in memory.both() {
+                    quarantine.hold(0, memory);
+                }
             }
             return Err(error);
         }
@@ -246,6 +265,7 @@ impl IoQueue {
         let capacity = depth as usize;
         Ok(Self {
             expected: made_in,
+            room: options.doorbell_batch.max(1),
             batch: options.doorbell_batch.max(1),
             controller: inner.number,
             domain: inner.space.id(),
@@ -257,8 +277,9 @@ impl IoQueue {
             completion: CompletionRing::new(completion, head),
             slots: SlotTable::new(depth),
             lists: Lists {
-                memory: Arc::clone(&read_by_device),
-                first: ring,
+                page_mask: page.bytes() - 1,
+                memory: Arc::clone(&memory.read_by_device),
+                first: memory.lists_at,
                 page,
             },
             cold: Box::new(Cold {
@@ -272,7 +293,7 @@ impl IoQueue {
                 reports: VecDeque::with_capacity(capacity),
                 large: Vec::with_capacity(capacity),
                 reclaimed: Vec::new(),
-                rings: [read_by_device, written_by_device],
+                memory,
                 inner,
             }),
             _owner: PhantomData,

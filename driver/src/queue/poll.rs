@@ -1,6 +1,7 @@
 //! The way out.
 
 use nvme_vfio_queues::CompletionEntry;
+use nvme_vfio_queues::ring::RawEntry;
 use nvme_vfio_queues::slots::IdentifierError;
 
 use super::{Completion, IoQueue, Outcome, Slot, State};
@@ -9,55 +10,89 @@ use crate::controller::Counters;
 impl IoQueue {
     /// Takes the next completion, if there is one. Rings both doorbells where there is none, so that a loop of `poll` and
     /// submissions needs no other call.
-    #[inline]
+    #[inline(always)]
     pub fn poll(&mut self) -> Option<Completion> {
+        let report = if let Some(raw) = self.completion.pop_raw() {
+            if let Some(mut slot) = self.slots.common(raw.cid()) {
+                let entry = raw.entry();
+                let token = slot.payload().token;
+                let buffer = slot.payload().buffer.take();
+                slot.free_emptied();
+                self.waiting -= 1;
+                return Some(Completion {
+                    token,
+                    entry,
+                    outcome: Outcome::Done,
+                    buffer,
+                    vector: None,
+                });
+            }
+            self.poll_uncommon(raw.words())
+        } else {
+            self.poll_empty()
+        };
+        // Taken apart and put together again, so that what the short way returns need not be in memory only because this may be.
+        let Completion {
+            token,
+            entry,
+            outcome,
+            buffer,
+            vector,
+        } = *report?;
+        Some(Completion {
+            token,
+            entry,
+            outcome,
+            buffer,
+            vector,
+        })
+    }
+
+    /// What is done when the ring has nothing to tell.
+    #[inline(always)]
+    pub(super) fn poll_empty(&mut self) -> Option<Box<Completion>> {
+        // Asked only here: what a reset has left in the ring has ended, and after that nothing comes.
         if self.shared.epoch() != self.expected {
             return self.poll_attention();
         }
-        self.poll_ring()
+        if self.submission.is_unrung() || self.completion.is_unrung() {
+            self.ring();
+        }
+        None
     }
 
-    #[inline]
-    pub(super) fn poll_ring(&mut self) -> Option<Completion> {
-        loop {
-            let Some(entry) = self.completion.pop() else {
-                self.submission.ring();
-                self.completion.ring();
-                return None;
+    /// A completion that is not that of an I/O of one command, and then whatever is to be reported next.
+    #[cold]
+    #[inline(never)]
+    pub(super) fn poll_uncommon(&mut self, words: (u64, u64)) -> Option<Box<Completion>> {
+        let mut entry = RawEntry::of(words).entry();
+        // A controller that keeps answering for nothing does not keep its owner here for ever.
+        for _ in 0..self.slots.capacity() {
+            let reported = match self.slots.remove(entry.cid) {
+                Ok(slot) => self.ended(slot, entry),
+                Err(error) => {
+                    self.unexpected(error);
+                    None
+                }
             };
-            if self.completion.unrung() >= self.batch {
-                self.completion.ring();
+            if let Some(completion) = reported {
+                return Some(Box::new(completion));
             }
-            match self.slots.remove(entry.cid) {
-                Ok(Slot {
-                    state: State::Whole,
-                    token,
-                    buffer,
-                    ..
-                }) => {
-                    self.waiting -= 1;
-                    return Some(Completion {
-                        token,
-                        entry,
-                        outcome: Outcome::Done,
-                        buffer,
-                        vector: None,
-                    });
-                }
-                Ok(slot) => {
-                    if let Some(completion) = self.unusual(slot, entry) {
-                        return Some(completion);
-                    }
-                }
-                Err(error) => self.unexpected(error),
+            match self.completion.pop() {
+                Some(next) => entry = next,
+                None => break,
             }
+        }
+        self.ring();
+        if self.shared.epoch() == self.expected {
+            None
+        } else {
+            self.poll_attention()
         }
     }
 
-    /// A completion of a command that is a part of a large I/O, or that ran out of time.
-    #[cold]
-    fn unusual(&mut self, slot: Slot, entry: CompletionEntry) -> Option<Completion> {
-        let part = slot.buffer.is_none() && slot.large != 0;
+    /// A command has ended: what is to be reported of it, if anything.
+    fn ended(&mut self, slot: Slot, entry: CompletionEntry) -> Option<Completion> {
         if slot.state == State::TimedOut {
             Counters::count(&self.shared.counters.late);
             tracing::debug!(
@@ -67,12 +102,12 @@ impl IoQueue {
             );
             match slot.buffer {
                 Some(buffer) => self.cold.reclaimed.push((slot.token, buffer)),
-                None if part => self.part_let_go(slot.large),
+                None if slot.large != 0 => self.part_let_go(slot.large),
                 None => {}
             }
             return None;
         }
-        if part {
+        if slot.large != 0 {
             return self.part_done(slot.large, entry);
         }
         self.waiting -= 1;
@@ -93,33 +128,45 @@ impl IoQueue {
             IdentifierError::Unknown(_) => &counters.unknown,
             IdentifierError::Stale(_) => &counters.stale,
         });
-        tracing::warn!(queue = self.cold.id, %error, "a completion that names no command");
-        self.cold.distrusted = true;
+        if !self.cold.distrusted {
+            tracing::warn!(queue = self.cold.id, %error, "a completion that names no command");
+        }
         // Which command it was meant for cannot be known: the owner's next check of deadlines resets the controller.
+        self.cold.distrusted = true;
     }
 
     /// Reports what waits to be reported, and finds out what has happened to the controller.
     #[cold]
-    fn poll_attention(&mut self) -> Option<Completion> {
+    fn poll_attention(&mut self) -> Option<Box<Completion>> {
         let epoch = self.shared.epoch();
         if epoch != self.cold.made_in && !self.cold.lost {
             self.lose(epoch);
         }
         if let Some(completion) = self.cold.reports.pop_front() {
             self.waiting -= 1;
-            return Some(completion);
+            return Some(Box::new(completion));
         }
-        if self.cold.lost {
-            return None;
+        if !self.cold.lost {
+            self.expected = self.cold.made_in;
+            self.ring();
         }
-        self.expected = self.cold.made_in;
-        self.poll_ring()
+        None
     }
 
     /// Takes all completions that are there now and keeps them to be reported by `poll`.
     pub(super) fn drain(&mut self) {
-        while let Some(completion) = self.poll_ring() {
-            self.report(completion);
+        for _ in 0..self.slots.capacity() {
+            let Some(entry) = self.completion.pop() else {
+                return;
+            };
+            match self.slots.remove(entry.cid) {
+                Ok(slot) => {
+                    if let Some(completion) = self.ended(slot, entry) {
+                        self.report(completion);
+                    }
+                }
+                Err(error) => self.unexpected(error),
+            }
         }
     }
 

@@ -1,10 +1,12 @@
 //! The way in.
 
-use nvme_vfio_dma::Buffer;
-use nvme_vfio_queues::prp;
-use nvme_vfio_queues::{BlockCount, Command, DataPointer, NvmOpcode};
+use std::mem;
 
-use super::{IoQueue, Slot, State};
+use nvme_vfio_dma::Buffer;
+use nvme_vfio_queues::{Command, DataPointer, NvmOpcode};
+
+use super::large::Segments;
+use super::{IoQueue, Slot};
 use crate::controller::GONE;
 use crate::error::{Refused, SubmitError};
 use crate::namespace::Namespace;
@@ -14,7 +16,7 @@ impl IoQueue {
     ///
     /// # Errors
     /// [`Refused`], with the buffer; nothing has reached the controller then.
-    #[inline]
+    #[inline(always)]
     pub fn read(
         &mut self,
         namespace: &Namespace,
@@ -29,7 +31,7 @@ impl IoQueue {
     ///
     /// # Errors
     /// [`Refused`], with the buffer; nothing has reached the controller then.
-    #[inline]
+    #[inline(always)]
     pub fn write(
         &mut self,
         namespace: &Namespace,
@@ -70,10 +72,7 @@ impl IoQueue {
         self.may_submit().map_err(refused)?;
         let slot = Slot {
             token,
-            buffer: None,
-            deadline: 0,
-            state: State::Whole,
-            large: 0,
+            ..Slot::default()
         };
         let Ok(identifier) = self.slots.insert(slot) else {
             return Err(refused(SubmitError::QueueFull));
@@ -83,17 +82,18 @@ impl IoQueue {
         Ok(())
     }
 
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, command: Command) {
         self.submission.push(&command);
-        if self.submission.unrung() >= self.batch {
+        self.room -= 1;
+        if self.room == 0 {
             self.ring();
         }
     }
 
     /// Tells the controller of everything that was submitted and polled since it was told last.
-    #[inline]
     pub fn ring(&mut self) {
+        self.room = self.batch;
         // A queue that a reset has taken away has no doorbell any more: it may be another queue's.
         if self.shared.epoch() == self.cold.made_in {
             self.submission.ring();
@@ -101,7 +101,7 @@ impl IoQueue {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn transfer(
         &mut self,
         opcode: NvmOpcode,
@@ -110,54 +110,60 @@ impl IoQueue {
         buffer: Buffer,
         token: u64,
     ) -> Result<(), Refused> {
+        match self.transfer_short(opcode, namespace, lba, buffer, token) {
+            None => Ok(()),
+            Some(buffer) => match self.transfer_long(opcode, namespace, lba, buffer, token) {
+                None => Ok(()),
+                Some(refused) => Err(*refused),
+            },
+        }
+    }
+
+    /// Submits an I/O of one command that is right in every way; gives back the buffer of any other.
+    #[inline(always)]
+    fn transfer_short(
+        &mut self,
+        opcode: NvmOpcode,
+        namespace: &Namespace,
+        lba: u64,
+        buffer: Buffer,
+        token: u64,
+    ) -> Option<Buffer> {
         let length = buffer.len();
         let blocks = length as u64 >> namespace.shift;
-        let Some((index, _)) = self.slots.peek() else {
-            return self.transfer_long(opcode, namespace, lba, buffer, token);
-        };
-        // One test for everything that the short way does not serve; what it is is found out on the long one.
-        let short = self.expected == self.shared.epoch()
-            && namespace.controller == self.controller
+        // What exactly is wrong is found out on the long way. Whether the controller was reset is not asked here: the doorbell and the
+        // next poll ask, and once the owner has been told, the queue has no free slots.
+        let iova = buffer.iova().0;
+        let right = namespace.suits(self.controller, length)
             && buffer.domain_id() == self.domain
-            && length <= self.limit
-            && blocks != 0
-            && blocks << namespace.shift == length as u64
-            && blocks <= namespace.blocks
-            && lba <= namespace.blocks - blocks;
-        if !short {
-            return self.transfer_long(opcode, namespace, lba, buffer, token);
+            && length.wrapping_sub(1) < self.limit
+            && namespace.holds(lba, blocks)
+            && iova & 3 == 0;
+        if !right {
+            return Some(buffer);
         }
-        let pointer = match prp::build(
-            buffer.iova().0,
-            length,
-            self.page,
-            &mut self.lists.of(index),
-        ) {
-            Ok(pointer) => pointer,
-            Err(_) => return self.transfer_long(opcode, namespace, lba, buffer, token),
+        let Some((index, mut vacant)) = self.slots.vacant() else {
+            return Some(buffer);
         };
-        let slot = Slot {
-            token,
-            buffer: Some(buffer),
-            deadline: 0,
-            state: State::Whole,
-            large: 0,
+        let Some(prp2) = self.lists.prp2(index, iova, length) else {
+            return Some(buffer);
         };
-        let identifier = match self.slots.insert(slot) {
-            Ok(identifier) => identifier,
-            Err(slot) => {
-                return Err(Refused {
-                    error: SubmitError::QueueFull,
-                    buffer: slot.buffer,
-                    vector: None,
-                });
-            }
-        };
+        let slot = vacant.payload();
+        slot.token = token;
+        slot.deadline = 0;
+        // There is nothing in a free slot, so nothing to drop; saying so saves the check.
+        mem::forget(mem::replace(&mut slot.buffer, Some(buffer)));
+        let identifier = vacant.take();
         self.waiting += 1;
-        self.push(
-            transfer_command(opcode, namespace.nsid, lba, blocks, pointer).with_cid(identifier),
-        );
-        Ok(())
+        self.push(transfer_command(
+            opcode,
+            namespace.nsid,
+            lba,
+            blocks,
+            DataPointer { prp1: iova, prp2 },
+            identifier,
+        ));
+        None
     }
 
     /// Finds out why the short way did not serve: an error, a full queue, an I/O to be split, or a report that waits.
@@ -169,25 +175,20 @@ impl IoQueue {
         lba: u64,
         buffer: Buffer,
         token: u64,
-    ) -> Result<(), Refused> {
+    ) -> Option<Box<Refused>> {
         let checked = self
             .may_submit()
             .and_then(|()| self.check(namespace, lba, buffer.len()))
             .and_then(|()| self.check_buffer(&buffer));
-        match checked {
-            Ok(()) => self.start_large(
-                opcode,
-                namespace,
-                lba,
-                super::large::Segments::One(buffer),
-                token,
-            ),
+        let result = match checked {
+            Ok(()) => self.start_large(opcode, namespace, lba, Segments::One(buffer), token),
             Err(error) => Err(Refused {
                 error,
                 buffer: Some(buffer),
                 vector: None,
             }),
-        }
+        };
+        result.err().map(Box::new)
     }
 
     /// Whether the queue takes submissions at all.
@@ -215,7 +216,7 @@ impl IoQueue {
                 block: namespace.block_size(),
             });
         }
-        if blocks > namespace.blocks || lba > namespace.blocks - blocks {
+        if !namespace.holds(lba, blocks) {
             return Err(SubmitError::OutOfRange {
                 lba,
                 blocks,
@@ -246,19 +247,26 @@ pub(super) fn refused(error: SubmitError) -> Refused {
     }
 }
 
-/// A Read or Write of `blocks` blocks, 1 to 65,536.
-#[inline]
+/// A Read or Write of `blocks` blocks, 1 to 65,536 (NVM command set 1.0, sections 3.2.4 and 3.2.6).
+#[inline(always)]
 pub(super) fn transfer_command(
     opcode: NvmOpcode,
     nsid: u32,
     lba: u64,
     blocks: u64,
     pointer: DataPointer,
+    identifier: u16,
 ) -> Command {
     debug_assert!((1..=65_536).contains(&blocks));
-    let count = BlockCount::new(blocks as u32).unwrap_or(BlockCount::ONE);
     Command {
         opcode: opcode.0,
-        ..Command::read(nsid, lba, count, pointer)
+        cid: identifier,
+        nsid,
+        prp1: pointer.prp1,
+        prp2: pointer.prp2,
+        cdw10: lba as u32,
+        cdw11: (lba >> 32) as u32,
+        cdw12: (blocks - 1) as u32,
+        ..Command::ZERO
     }
 }

@@ -142,7 +142,7 @@ pub enum PrpError {
 /// # Errors
 ///
 /// [`PrpError`]; then nothing has been written to `list`.
-#[inline]
+#[inline(always)]
 pub fn build<L: PrpListMemory + ?Sized>(
     iova: u64,
     len: usize,

@@ -5,10 +5,10 @@ use core::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
-use nvme_vfio_dma::{Iova, SharedMemory};
+use nvme_vfio_dma::{Access, Iova, SharedMemory};
 use thiserror::Error;
 
-use super::{CompletionEntries, LAST_DWORD, SubmissionEntries};
+use super::{CompletionEntries, Entries, LAST_DWORD, SubmissionEntries};
 use crate::entry::{Command, CompletionEntry};
 
 /// A ring that cannot be laid into the memory given for it.
@@ -28,97 +28,138 @@ pub enum RingMemoryError {
         /// How much memory there is, in bytes.
         length: usize,
     },
+    /// The device may not do what it must with a ring in this memory.
+    #[error("the memory is not mapped for {0:?}, which this ring needs")]
+    Access(Access),
     /// A ring begins on a memory page.
     #[error("a ring at offset {0} is not aligned to 4096 bytes")]
     Misaligned(usize),
 }
 
-/// The start of a ring of `entries` entries of `T` inside `memory`, checked.
-fn place<T>(
-    memory: &SharedMemory,
-    offset: usize,
+/// A place in a ring.
+#[derive(Debug)]
+pub struct Place<T>(NonNull<T>);
+
+impl<T> Clone for Place<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+
+impl<T> Copy for Place<T> {}
+
+impl<T> PartialEq for Place<T> {
+    #[inline(always)]
+    fn eq(&self, other: &Self) -> bool {
+        self.0 == other.0
+    }
+}
+
+// SAFETY: it is no more than an address; whoever reads or writes there answers for it.
+unsafe impl<T> Send for Place<T> {}
+
+/// The entries of a ring of `T`, in memory that stays mapped as long as this lives.
+#[derive(Debug)]
+struct Span<T> {
+    first: NonNull<T>,
+    last: NonNull<T>,
     entries: u32,
-) -> Result<NonNull<T>, RingMemoryError> {
-    if !(2..=65_536).contains(&entries) {
-        return Err(RingMemoryError::Entries(entries));
-    }
-    let bytes = entries as usize * size_of::<T>();
-    if !offset.is_multiple_of(4096) || !memory.iova().0.is_multiple_of(4096) {
-        return Err(RingMemoryError::Misaligned(offset));
-    }
-    match offset.checked_add(bytes) {
-        Some(end) if end <= memory.len() => {}
-        _ => {
-            return Err(RingMemoryError::TooShort {
-                offset,
-                bytes,
-                length: memory.len(),
-            });
+    offset: usize,
+    memory: Arc<SharedMemory>,
+}
+
+impl<T> Span<T> {
+    /// `entries` entries from `offset` bytes on, checked.
+    fn place(
+        memory: &Arc<SharedMemory>,
+        offset: usize,
+        entries: u32,
+        access: Access,
+    ) -> Result<Self, RingMemoryError> {
+        if !(2..=65_536).contains(&entries) {
+            return Err(RingMemoryError::Entries(entries));
         }
+        if !memory.access().contains(access) {
+            return Err(RingMemoryError::Access(access));
+        }
+        if !offset.is_multiple_of(4096) {
+            return Err(RingMemoryError::Misaligned(offset));
+        }
+        let bytes = entries as usize * size_of::<T>();
+        match offset.checked_add(bytes) {
+            Some(end) if end <= memory.len() => {}
+            _ => {
+                return Err(RingMemoryError::TooShort {
+                    offset,
+                    bytes,
+                    length: memory.len(),
+                });
+            }
+        }
+        // SAFETY: `offset` is inside the allocation, as just checked.
+        let first: NonNull<T> = unsafe { memory.as_ptr().add(offset) }.cast();
+        // SAFETY: the last entry is inside the allocation, too.
+        let last = unsafe { first.add(entries as usize - 1) };
+        Ok(Self {
+            first,
+            last,
+            entries,
+            offset,
+            memory: Arc::clone(memory),
+        })
     }
-    // SAFETY: `offset` is inside the allocation, as just checked.
-    Ok(unsafe { memory.as_ptr().add(offset) }.cast())
+
+    fn iova(&self) -> Iova {
+        Iova(self.memory.iova().0 + self.offset as u64)
+    }
+
+    #[inline(always)]
+    fn next(&self, cursor: NonNull<T>) -> Option<NonNull<T>> {
+        if cursor == self.last {
+            return None;
+        }
+        // SAFETY: a cursor is a place in the ring, and this one is not the last.
+        Some(unsafe { cursor.add(1) })
+    }
+
+    #[inline]
+    fn index(&self, cursor: NonNull<T>) -> u32 {
+        // Both lie in one ring of at most 65,536 entries.
+        ((cursor.addr().get() - self.first.addr().get()) / size_of::<T>()) as u32
+    }
 }
 
 /// The entries of a submission queue: written by the host, read by the device.
 #[derive(Debug)]
-pub struct SubmissionMemory {
-    first: NonNull<Command>,
-    entries: u32,
-    iova: Iova,
-    _memory: Arc<SharedMemory>,
-}
+pub struct SubmissionMemory(Span<Command>);
 
 impl SubmissionMemory {
     /// A ring of `entries` entries in `memory`, from `offset` bytes on.
     ///
+    /// # Safety
+    /// Entries are written with plain stores: nothing else in this process touches them while the ring is used.
+    ///
     /// # Errors
     /// [`RingMemoryError`] where it does not fit.
-    pub fn new(
+    pub unsafe fn new(
         memory: &Arc<SharedMemory>,
         offset: usize,
         entries: u32,
     ) -> Result<Self, RingMemoryError> {
-        let first = place(memory, offset, entries)?;
-        Ok(Self {
-            first,
-            entries,
-            iova: Iova(memory.iova().0 + offset as u64),
-            _memory: Arc::clone(memory),
-        })
+        Span::place(memory, offset, entries, Access::DEVICE_READ).map(Self)
     }
 
     /// Where the device sees the ring.
     #[must_use]
     pub fn iova(&self) -> Iova {
-        self.iova
-    }
-}
-
-impl SubmissionEntries for SubmissionMemory {
-    #[inline]
-    fn entries(&self) -> u32 {
-        self.entries
-    }
-
-    #[inline]
-    fn store(&mut self, index: u32, command: &Command) {
-        assert!(index < self.entries); // INVARIANT: the ring wraps its tail
-        // SAFETY: `place` checked that all entries lie inside the memory, which `_memory` keeps mapped, and `index` is one of them.
-        // Entries are plain bytes to the device, which reads this one only after the doorbell.
-        unsafe { self.first.add(index as usize).write(*command) };
+        self.0.iova()
     }
 }
 
 /// The entries of a completion queue: written by the device, read by the host.
 #[derive(Debug)]
-pub struct CompletionMemory {
-    first: NonNull<CompletionEntry>,
-    entries: u32,
-    iova: Iova,
-    memory: Arc<SharedMemory>,
-    offset: usize,
-}
+pub struct CompletionMemory(Span<CompletionEntry>);
 
 impl CompletionMemory {
     /// A ring of `entries` entries in `memory`, from `offset` bytes on. It is zeroed, so that no stale phase tag is taken for
@@ -131,15 +172,7 @@ impl CompletionMemory {
         offset: usize,
         entries: u32,
     ) -> Result<Self, RingMemoryError> {
-        let first = place(memory, offset, entries)?;
-        let iova = Iova(memory.iova().0 + offset as u64);
-        let ring = Self {
-            first,
-            entries,
-            iova,
-            memory: Arc::clone(memory),
-            offset,
-        };
+        let ring = Self(Span::place(memory, offset, entries, Access::DEVICE_WRITE)?);
         ring.clear();
         Ok(ring)
     }
@@ -147,44 +180,79 @@ impl CompletionMemory {
     /// Where the device sees the ring.
     #[must_use]
     pub fn iova(&self) -> Iova {
-        self.iova
+        self.0.iova()
+    }
+}
+
+macro_rules! entries {
+    ($memory:ty, $entry:ty) => {
+        impl Entries for $memory {
+            type Cursor = Place<$entry>;
+
+            #[inline]
+            fn entries(&self) -> u32 {
+                self.0.entries
+            }
+
+            #[inline(always)]
+            fn first(&self) -> Self::Cursor {
+                Place(self.0.first)
+            }
+
+            #[inline(always)]
+            fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor> {
+                self.0.next(cursor.0).map(Place)
+            }
+
+            #[inline]
+            fn index(&self, cursor: Self::Cursor) -> u32 {
+                self.0.index(cursor.0)
+            }
+        }
+    };
+}
+
+entries!(SubmissionMemory, Command);
+entries!(CompletionMemory, CompletionEntry);
+
+impl SubmissionEntries for SubmissionMemory {
+    #[inline(always)]
+    unsafe fn store(&mut self, cursor: Place<Command>, command: &Command) {
+        // SAFETY: `place` checked that all entries lie inside the memory, which the span keeps mapped, and the caller says that `cursor`
+        // is one of them. Nobody else in this process touches them, as `new` was promised. The device reads this one only after the
+        // doorbell.
+        unsafe { cursor.0.write(*command) };
     }
 }
 
 impl CompletionEntries for CompletionMemory {
-    #[inline]
-    fn entries(&self) -> u32 {
-        self.entries
+    #[inline(always)]
+    unsafe fn load_last(&self, cursor: Place<CompletionEntry>) -> u32 {
+        let last = cursor.0.as_ptr().cast::<u32>().wrapping_add(3);
+        // SAFETY: `place` checked that all entries lie inside the memory, which the span keeps mapped, and the caller says that `cursor`
+        // is one of them. It is aligned, since entries are 16 bytes, and only ever accessed atomically.
+        unsafe { AtomicU32::from_ptr(last) }.load(LAST_DWORD)
     }
 
-    #[inline]
-    fn load_last(&self, index: u32) -> u32 {
-        assert!(index < self.entries); // INVARIANT: the ring wraps its head
-        let entry = self.first.as_ptr().wrapping_add(index as usize);
-        // SAFETY: inside the ring, as `place` checked; aligned, since entries are 16 bytes; only ever accessed atomically.
-        unsafe { AtomicU32::from_ptr(entry.cast::<u32>().wrapping_add(3)) }.load(LAST_DWORD)
-    }
-
-    #[inline]
-    fn load_rest(&self, index: u32) -> (u64, u32) {
-        assert!(index < self.entries); // INVARIANT: the ring wraps its head
-        let entry = self.first.as_ptr().wrapping_add(index as usize);
+    #[inline(always)]
+    unsafe fn load_rest(&self, cursor: Place<CompletionEntry>) -> (u64, u32) {
+        let entry = cursor.0.as_ptr();
         // SAFETY: as in `load_last`; the first eight bytes of a 16-byte aligned entry are aligned for a u64. Atomic, since a
         // device that breaks the protocol may write at any time.
         let result = unsafe { AtomicU64::from_ptr(entry.cast()) }.load(Ordering::Relaxed);
         // SAFETY: as above.
-        let head = unsafe { AtomicU32::from_ptr(entry.cast::<u32>().wrapping_add(2)) }
-            .load(Ordering::Relaxed);
-        (result, head)
+        let third = unsafe { AtomicU32::from_ptr(entry.cast::<u32>().wrapping_add(2)) };
+        (result, third.load(Ordering::Relaxed))
     }
 
     fn clear(&self) {
         let entry = [0; size_of::<CompletionEntry>()];
-        for index in 0..self.entries as usize {
+        for index in 0..self.0.entries as usize {
             // `place` checked that every entry lies inside the memory.
             let cleared = self
+                .0
                 .memory
-                .write_bytes(self.offset + index * entry.len(), &entry);
+                .write_bytes(self.0.offset + index * entry.len(), &entry);
             debug_assert!(cleared.is_ok());
         }
     }

@@ -25,30 +25,57 @@ mod submission;
 #[cfg(all(test, not(loom)))] // the fences are the model checker's there
 mod tests;
 
-pub use completion::CompletionRing;
+pub use completion::{CompletionRing, RawEntry};
 pub use doorbell::{Doorbell, DoorbellMessage};
-pub use memory::{CompletionMemory, RingMemoryError, SubmissionMemory};
+pub use memory::{CompletionMemory, Place, RingMemoryError, SubmissionMemory};
 pub use submission::SubmissionRing;
 
 /// How the last dword of a completion entry is loaded: what is read after it was written before it.
 pub const LAST_DWORD: Ordering = Ordering::Acquire;
 
-/// The entries of a submission queue.
-pub trait SubmissionEntries {
-    /// How many there are.
+/// A ring of entries, walked by a cursor, which is always a place inside it.
+pub trait Entries {
+    /// A place in the ring.
+    type Cursor: Copy + PartialEq;
+
+    /// How many entries there are: always the same number, at least two.
     fn entries(&self) -> u32;
-    /// Writes entry `index` with plain stores; the doorbell orders them.
-    fn store(&mut self, index: u32, command: &Command);
+
+    /// The place of the first entry.
+    fn first(&self) -> Self::Cursor;
+
+    /// The place after `cursor`; `None` after the last.
+    fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor>;
+
+    /// The index of the entry at `cursor`: what a doorbell is told.
+    fn index(&self, cursor: Self::Cursor) -> u32;
+}
+
+/// The entries of a submission queue.
+#[allow(unsafe_code)] // declares what the rings answer for
+pub trait SubmissionEntries: Entries {
+    /// Writes the entry at `cursor` with plain stores; the doorbell orders them.
+    ///
+    /// # Safety
+    /// `cursor` is [`first`](Entries::first) of this ring, or came of it by [`next`](Entries::next).
+    unsafe fn store(&mut self, cursor: Self::Cursor, command: &Command);
 }
 
 /// The entries of a completion queue.
-pub trait CompletionEntries {
-    /// How many there are.
-    fn entries(&self) -> u32;
-    /// Loads the last dword of entry `index` (identifier, phase tag, status) with [`LAST_DWORD`].
-    fn load_last(&self, index: u32) -> u32;
+#[allow(unsafe_code)] // declares what the rings answer for
+pub trait CompletionEntries: Entries {
+    /// Loads the last dword of the entry at `cursor` (identifier, phase tag, status) with [`LAST_DWORD`].
+    ///
+    /// # Safety
+    /// `cursor` is [`first`](Entries::first) of this ring, or came of it by [`next`](Entries::next).
+    unsafe fn load_last(&self, cursor: Self::Cursor) -> u32;
+
     /// Loads the first two dwords and the third, relaxed.
-    fn load_rest(&self, index: u32) -> (u64, u32);
+    ///
+    /// # Safety
+    /// As for [`load_last`](Self::load_last).
+    unsafe fn load_rest(&self, cursor: Self::Cursor) -> (u64, u32);
+
     /// Zeroes every entry.
     fn clear(&self);
 }

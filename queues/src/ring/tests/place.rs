@@ -11,7 +11,8 @@ fn both(
     entries: u32,
 ) -> [Result<u64, RingMemoryError>; 2] {
     [
-        SubmissionMemory::new(memory, offset, entries).map(|ring| ring.iova().0),
+        // SAFETY: nobody writes it.
+        unsafe { SubmissionMemory::new(memory, offset, entries) }.map(|ring| ring.iova().0),
         CompletionMemory::new(memory, offset, entries).map(|ring| ring.iova().0),
     ]
 }
@@ -125,7 +126,8 @@ fn errors_say_what_was_asked_and_what_there_is() {
 #[test]
 fn rings_keep_their_memory() {
     let memory = memory(8192);
-    let submission = SubmissionMemory::new(&memory, 0, 64).unwrap();
+    // SAFETY: nobody writes it.
+    let submission = unsafe { SubmissionMemory::new(&memory, 0, 64) }.unwrap();
     let completion = CompletionMemory::new(&memory, 4096, 256).unwrap();
     let weak = Arc::downgrade(&memory);
     drop(memory);

@@ -1,0 +1,119 @@
+//! Loops whose instructions `cargo xtask bench-instructions` counts: `instructions LOOP DEPTH COUNT`.
+//!
+//! callgrind counts what happens between the beginning and the end of a function named `counted_…`, less what happens in
+//! `controllers_own_work`. Each loop is run with two counts, so that what is not per I/O cancels out.
+
+use std::error::Error;
+use std::hint::black_box;
+use std::sync::Arc;
+
+use nvme_vfio::{IoQueue, Namespace, QueueOptions};
+use nvme_vfio_benches::Rig;
+use nvme_vfio_cli::args::Rw;
+use nvme_vfio_cli::bench::clock::Clock;
+use nvme_vfio_cli::bench::plan::Limit;
+use nvme_vfio_cli::bench::worker::{Control, Hook, Job, run_worker};
+use nvme_vfio_emulator::Emulator;
+
+#[path = "../../../driver/examples/smallest.rs"]
+#[allow(dead_code)] // its `main` is for people
+mod smallest;
+
+/// Everything that a real controller would do by itself.
+#[inline(never)]
+fn controllers_own_work(emulator: &Emulator) {
+    emulator.step();
+}
+
+struct Step(Arc<Emulator>);
+
+impl Hook for Step {
+    #[inline]
+    fn idle(&mut self) {
+        controllers_own_work(&self.0);
+    }
+}
+
+/// The smallest loop that a user of the library can write.
+#[inline(never)]
+fn counted_smallest(
+    rig: &mut Rig,
+    buffers: Vec<nvme_vfio::Buffer>,
+    count: u64,
+) -> Result<(), Box<dyn Error>> {
+    let Rig {
+        emulator,
+        namespace,
+        queue,
+        ..
+    } = rig;
+    smallest::run(queue, namespace, buffers, count, || {
+        controllers_own_work(emulator)
+    })
+}
+
+/// The loop of `nvme-vfio bench`, with the latency of every I/O recorded.
+#[inline(never)]
+fn counted_bench(
+    rig: &mut Rig,
+    job: &Job,
+    buffers: Vec<nvme_vfio::Buffer>,
+) -> Result<(), Box<dyn Error>> {
+    let mut step = Step(Arc::clone(&rig.emulator));
+    let result = run_worker(
+        &mut rig.queue,
+        job,
+        buffers,
+        &Clock::nearly_standing(),
+        &Control::new(1),
+        &mut step,
+    )?;
+    black_box(result);
+    Ok(())
+}
+
+/// Polls of a queue that has nothing to tell.
+#[inline(never)]
+fn counted_empty_polls(queue: &mut IoQueue, count: u64) {
+    for _ in 0..count {
+        if queue.poll().is_some() {
+            unreachable!("nothing was submitted");
+        }
+    }
+}
+
+fn bench_job(namespace: Namespace, count: u64) -> Job {
+    let blocks_per_io = u64::from(4096 / namespace.block_size());
+    Job {
+        number: 0,
+        namespace,
+        rw: Rw::RandRead,
+        first_lba: 0,
+        blocks_per_io,
+        places: namespace.blocks() / blocks_per_io,
+        limit: Limit::Ios(count),
+        seed: 1,
+    }
+}
+
+fn main() -> Result<(), Box<dyn Error>> {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let [name, depth, count] = arguments.as_slice() else {
+        return Err("usage: instructions smallest|bench|empty-poll DEPTH COUNT".into());
+    };
+    let count: u64 = count.parse()?;
+    let mut rig = Rig::new(QueueOptions::with_depth(depth.parse()?))?;
+    let buffers = rig.buffers()?;
+    match name.as_str() {
+        "smallest" => counted_smallest(&mut rig, buffers, count),
+        "bench" => {
+            let job = bench_job(rig.namespace, count);
+            counted_bench(&mut rig, &job, buffers)
+        }
+        "empty-poll" => {
+            counted_empty_polls(&mut rig.queue, count);
+            Ok(())
+        }
+        _ => Err(format!("no loop is called {name}").into()),
+    }
+}
