@@ -7,6 +7,8 @@ use std::time::{Duration, Instant};
 const RATE_TOLERANCE: f64 = 1e-3;
 /// How long each of them takes.
 const CALIBRATION: Duration = Duration::from_millis(10);
+/// How often both clocks are read to find one moment of both.
+const ATTEMPTS: u32 = 16;
 /// Fraction bits of [`Clock::multiplier`].
 const SHIFT: u32 = 32;
 
@@ -18,12 +20,41 @@ pub struct Clock {
     multiplier: u64,
 }
 
+/// What stamps come from.
 #[derive(Clone, Copy, Debug)]
-enum Source {
+pub enum Source {
     /// Ticks of the time stamp counter.
-    Counter,
-    /// Nanoseconds since then, of the monotonic clock.
-    Monotonic(Instant),
+    Counter(Counter),
+    /// Nanoseconds of the monotonic clock.
+    Monotonic(Monotonic),
+}
+
+/// Something that gives stamps. A loop that is compiled for one kind of them need not ask which it has.
+pub trait Stamps: Copy {
+    /// The current stamp.
+    fn stamp(&self) -> u64;
+}
+
+/// The time stamp counter.
+#[derive(Clone, Copy, Debug)]
+pub struct Counter(());
+
+impl Stamps for Counter {
+    #[inline]
+    fn stamp(&self) -> u64 {
+        read_counter()
+    }
+}
+
+/// The monotonic clock since some moment.
+#[derive(Clone, Copy, Debug)]
+pub struct Monotonic(Instant);
+
+impl Stamps for Monotonic {
+    #[inline]
+    fn stamp(&self) -> u64 {
+        self.0.elapsed().as_nanos() as u64
+    }
 }
 
 impl Clock {
@@ -31,14 +62,28 @@ impl Clock {
     /// the monotonic clock. Takes 20 ms of measuring.
     #[must_use]
     pub fn calibrated() -> Self {
-        Self::counter().unwrap_or_else(Self::monotonic)
+        let steady = || {
+            let (first, second) = (measure_rate()?, measure_rate()?);
+            // A counter that stands still in idle states or follows the core's frequency shows here,
+            // also where a hypervisor hides the flag that promises it does not.
+            let close = (first / second - 1.0).abs() <= RATE_TOLERANCE;
+            if close {
+                Self::with_rate(f64::midpoint(first, second))
+            } else {
+                None
+            }
+        };
+        counter_is_plausible()
+            .then(steady)
+            .flatten()
+            .unwrap_or_else(Self::monotonic)
     }
 
     /// A clock on the monotonic clock of the operating system.
     #[must_use]
     pub fn monotonic() -> Self {
         Self {
-            source: Source::Monotonic(Instant::now()),
+            source: Source::Monotonic(Monotonic(Instant::now())),
             multiplier: 1 << SHIFT,
         }
     }
@@ -48,38 +93,34 @@ impl Clock {
     #[must_use]
     pub const fn nearly_standing() -> Self {
         Self {
-            source: Source::Counter,
+            source: Source::Counter(Counter(())),
             multiplier: 1,
         }
     }
 
-    fn counter() -> Option<Self> {
-        if !counter_is_plausible() {
-            return None;
-        }
-        let first = measure_rate()?;
-        let second = measure_rate()?;
-        // A counter that stands still in idle states or follows the core's frequency shows here,
-        // also where a hypervisor hides the flag that promises it does not.
-        if (first / second - 1.0).abs() > RATE_TOLERANCE {
-            return None;
-        }
-        let nanoseconds = 2.0 / (first + second);
+    /// For a counter of so many ticks per nanosecond.
+    fn with_rate(rate: f64) -> Option<Self> {
+        let nanoseconds = 1.0 / rate;
         let multiplier = (nanoseconds * (1_u64 << SHIFT) as f64).round();
         // 1 MHz to 100 GHz: anything else is no time stamp counter.
         (0.01..=1000.0).contains(&nanoseconds).then_some(Self {
-            source: Source::Counter,
+            source: Source::Counter(Counter(())),
             multiplier: multiplier as u64,
         })
     }
 
+    /// What stamps come from.
+    #[must_use]
+    pub const fn source(&self) -> Source {
+        self.source
+    }
+
     /// The current stamp.
-    #[inline]
     #[must_use]
     pub fn stamp(&self) -> u64 {
         match self.source {
-            Source::Counter => read_counter(),
-            Source::Monotonic(start) => start.elapsed().as_nanos() as u64,
+            Source::Counter(counter) => counter.stamp(),
+            Source::Monotonic(monotonic) => monotonic.stamp(),
         }
     }
 
@@ -107,7 +148,7 @@ impl Clock {
     #[must_use]
     pub const fn name(&self) -> &'static str {
         match self.source {
-            Source::Counter => "tsc",
+            Source::Counter(_) => "tsc",
             Source::Monotonic(_) => "monotonic",
         }
     }
@@ -115,13 +156,31 @@ impl Clock {
 
 /// Ticks per nanosecond over [`CALIBRATION`].
 fn measure_rate() -> Option<f64> {
-    let (from, from_ticks) = (Instant::now(), read_counter());
-    let (mut to, mut to_ticks) = (from, from_ticks);
-    while to.duration_since(from) < CALIBRATION {
-        (to, to_ticks) = (Instant::now(), read_counter());
+    let (from, from_ticks) = read_both();
+    while from.elapsed() < CALIBRATION {
+        std::hint::spin_loop();
     }
+    let (to, to_ticks) = read_both();
     let ticks = to_ticks.checked_sub(from_ticks)?;
     (ticks > 0).then(|| ticks as f64 / to.duration_since(from).as_nanos() as f64)
+}
+
+/// Both clocks at one moment: of several attempts the one that was least interrupted.
+fn read_both() -> (Instant, u64) {
+    let attempt = || {
+        let before = read_counter();
+        let now = Instant::now();
+        let gap = read_counter().saturating_sub(before);
+        (gap, now, before + gap / 2)
+    };
+    let mut best = attempt();
+    for _ in 1..ATTEMPTS {
+        let next = attempt();
+        if next.0 < best.0 {
+            best = next;
+        }
+    }
+    (best.1, best.2)
 }
 
 #[cfg(target_arch = "x86_64")]

@@ -29,7 +29,8 @@ impl Default for Latencies {
 }
 
 impl Latencies {
-    /// Counts one.
+    /// Counts one. What is as large as a small negative number counts as 0: a thread that is moved to another core can
+    /// see the counter a few ticks behind.
     #[inline]
     pub fn record(&mut self, ticks: u64) {
         // There is a class for every value: the test never fails, and is cheaper than proving so.
@@ -57,7 +58,9 @@ impl Latencies {
             .enumerate()
             .filter(|(_, count)| **count > 0)
         {
-            let nanoseconds = clock.nanoseconds(0, middle_of(class)).min(highest);
+            let ticks = middle_of(class);
+            let ticks = if ticks > i64::MAX as u64 { 0 } else { ticks };
+            let nanoseconds = clock.nanoseconds(0, ticks).min(highest);
             histogram.record_n(nanoseconds, count).map_err(|error| {
                 Error::new(
                     Kind::Environment,
@@ -121,10 +124,18 @@ mod tests {
     #[test]
     fn a_latency_beyond_the_histogram_is_kept_at_its_end() {
         let mut latencies = Latencies::default();
-        latencies.record(u64::MAX);
+        latencies.record(1 << 62);
         let histogram = latencies.histogram(&Clock::monotonic()).unwrap();
         assert_eq!(histogram.len(), 1);
         assert!(histogram.max() >= histogram.high());
+    }
+
+    #[test]
+    fn a_counter_that_lags_behind_gives_no_latency() {
+        let mut latencies = Latencies::default();
+        latencies.record(100_u64.wrapping_sub(103));
+        let histogram = latencies.histogram(&Clock::monotonic()).unwrap();
+        assert_eq!((histogram.len(), histogram.max()), (1, 0));
     }
 
     proptest::proptest! {

@@ -52,13 +52,10 @@ impl Random {
 impl Pattern for Random {
     #[inline]
     fn next(&mut self) -> u64 {
-        // SplitMix64: one addition of state, so that nothing waits for the previous draw, and full
-        // period from every seed.
-        self.state = self.state.wrapping_add(0x9e37_79b9_7f4a_7c15);
-        let mut z = self.state;
-        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
-        z ^= z >> 31;
+        // wyrand: one addition of state, so that nothing waits for the previous draw, and one product.
+        self.state = self.state.wrapping_add(0xa076_1d64_78bd_642f);
+        let product = u128::from(self.state) * u128::from(self.state ^ 0xe703_7ed1_a0b4_28db);
+        let z = (product >> 64) as u64 ^ product as u64;
         // The high half of the product is uniform in 0..count up to count / 2^64: no division.
         ((u128::from(z) * u128::from(self.count)) >> 64) as u64
     }
