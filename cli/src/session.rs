@@ -35,12 +35,6 @@ impl Session {
         })
     }
 
-    /// Whether the controller is software in this process.
-    #[must_use]
-    pub const fn is_emulated(&self) -> bool {
-        matches!(self.address, Address::Emulated(_))
-    }
-
     /// The identifier that was given, or that of the only active namespace.
     ///
     /// # Errors

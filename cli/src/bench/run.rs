@@ -6,7 +6,8 @@ use std::{
     time::{Instant, SystemTime},
 };
 
-use nvme_vfio::{Buffer, IoQueue, Options, QueueOptions, Transport};
+use nvme_vfio::{Address, Buffer, IoQueue, Options, QueueOptions, Transport};
+use nvme_vfio_emulator::Config;
 
 use super::{
     Plan, civil,
@@ -30,13 +31,37 @@ use crate::{
 /// How far the clock of the latencies may be from the system's over the whole run before the user is told.
 const CLOCK_TOLERANCE: f64 = 0.01;
 
-/// Lets a controller of this process work: its thread may wait for this core.
-struct Relax(Arc<dyn Transport>);
+/// Empty polls before a job gives way to the thread of a controller of this process, which may wait for its core: some ten microseconds.
+/// To give way at every one would leave a busy machine's processors to others for most of the time.
+const PATIENCE: u32 = 1024;
+
+/// Lets a controller of this process work.
+struct Relax {
+    transport: Arc<dyn Transport>,
+    patience: u32,
+    idle: u32,
+}
 
 impl Hook for Relax {
     fn idle(&mut self) {
-        self.0.relax();
+        self.idle += 1;
+        if self.idle >= self.patience {
+            self.idle = 0;
+            self.transport.relax();
+        } else {
+            std::hint::spin_loop();
+        }
     }
+}
+
+/// How long to wait for a controller of this process before it is given way; `None` if it is no such controller.
+fn patience(address: &Address) -> Option<u32> {
+    let Address::Emulated(config) = address else {
+        return None;
+    };
+    // A controller without a thread works only when it is given way.
+    let stepped = config.parse::<Config>().is_ok_and(|config| config.stepped);
+    Some(if stepped { 1 } else { PATIENCE })
 }
 
 /// Runs a benchmark and prints its result.
@@ -88,11 +113,16 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
             lane.buffers.len()
         );
     }
-    let results = if session.is_emulated() {
-        let transport = session.controller.transport();
-        run_jobs(&plan, jobs, || Relax(Arc::clone(transport)))?
-    } else {
-        run_jobs(&plan, jobs, || Spin)?
+    let results = match patience(&session.address) {
+        Some(patience) => {
+            let transport = session.controller.transport();
+            run_jobs(&plan, jobs, || Relax {
+                transport: Arc::clone(transport),
+                patience,
+                idle: 0,
+            })?
+        }
+        None => run_jobs(&plan, jobs, || Spin)?,
     };
     tell(&plan, &results, args.output.output_format)
 }
