@@ -5,9 +5,13 @@
 //! - `cargo xtask vm run -- COMMAND…` boots a machine with a real IOMMU and an NVMe controller and runs a command in it;
 //!   `vm shell` gives a shell; `vm test` runs the virtual machine tests; `vm prepare` installs and builds what they need.
 //!
+//! - `cargo xtask bench-instructions` counts what an I/O costs in instructions; `cargo xtask vm bench` compares with the kernel's driver.
+//!
 //! [`vm`] is the library behind it: a [`vm::Machine`] describes a machine, and runs a command in it.
 
 mod cache;
 pub mod check;
+pub mod instructions;
 pub mod packages;
 pub mod vm;
+pub mod vm_bench;

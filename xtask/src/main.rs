@@ -8,7 +8,9 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::check::{self, Step};
+use xtask::instructions;
 use xtask::vm::{End, Kernel, Machine};
+use xtask::vm_bench;
 
 /// What a maintainer runs: all tests, and virtual machines with a real IOMMU.
 #[derive(Parser)]
@@ -27,6 +29,12 @@ enum Task {
         /// Only these steps.
         #[arg(value_enum, value_name = "STEP")]
         steps: Vec<Step>,
+    },
+    /// Counts the instructions of an I/O's way through the driver, and fails where they have grown.
+    BenchInstructions {
+        /// Writes the counts down as the ones to compare with from now on.
+        #[arg(long)]
+        update: bool,
     },
     /// Virtual machines with a real IOMMU and QEMU's NVMe controller.
     #[command(subcommand)]
@@ -58,6 +66,12 @@ enum VmTask {
     Test {
         /// Only those whose name contains this.
         filter: Option<String>,
+    },
+    /// Compares nvme-vfio with the kernel's driver and fio, interleaved in one machine on a drive that moves no data.
+    Bench {
+        /// How often each is run.
+        #[arg(long, value_name = "N", default_value_t = 5)]
+        rounds: u32,
     },
     /// Installs and builds what machines need: QEMU, busybox, the kernel.
     Prepare,
@@ -121,6 +135,7 @@ fn main() -> ExitCode {
 fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { steps } => Ok(passed(check::run(&steps)?)),
+        Task::BenchInstructions { update } => Ok(passed(instructions::run(update)?.failed == 0)),
         Task::Vm(VmTask::Run {
             machine,
             timeout,
@@ -142,6 +157,7 @@ fn run(task: Task) -> Result<ExitCode> {
             Ok(passed(status.success()))
         }
         Task::Vm(VmTask::Test { filter }) => Ok(passed(check::run_vm_tests(filter.as_deref())?)),
+        Task::Vm(VmTask::Bench { rounds }) => Ok(passed(vm_bench::run(rounds)?)),
         Task::Vm(VmTask::Prepare) => {
             check::prepare_vm_tests()?;
             Ok(ExitCode::SUCCESS)

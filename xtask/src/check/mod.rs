@@ -15,9 +15,10 @@ use std::time::Instant;
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::instructions;
 use crate::packages;
 use crate::vm::{self, Kernel};
-use report::{Outcome, Report};
+use report::{Counts, Outcome, Report};
 use runner::{cargo, check, tests};
 
 /// A step of `cargo xtask test`.
@@ -35,6 +36,8 @@ pub enum Step {
     Unit,
     /// Every order of the queues' memory accesses that loom finds.
     Loom,
+    /// What an I/O costs in instructions, held against the committed counts.
+    Instructions,
     /// Virtual machine tests.
     Vm,
 }
@@ -124,6 +127,24 @@ impl Step {
                 Ok(tests(cargo().args(others))?.and(tests(cargo().args(own))?))
             }
             Self::Loom => loom_tests(),
+            Self::Instructions => {
+                if let Err(error) = packages::ensure_installed(&packages::VALGRIND) {
+                    return Ok(Outcome::NotRun(error.to_string()));
+                }
+                let verdict = instructions::run(false)?;
+                let counts = Counts {
+                    passed: verdict.passed,
+                    failed: verdict.failed,
+                    skipped: 0,
+                };
+                Ok(if verdict.failed == 0 {
+                    Outcome::Passed(counts)
+                } else {
+                    let what =
+                        "an I/O costs more instructions than it did, or than it may".to_owned();
+                    Outcome::Failed { counts, what }
+                })
+            }
             Self::Vm => {
                 // What cannot be installed here is a reason not to run; a kernel that does not build is a failure.
                 if let Err(error) = packages::ensure_installed(&vm_needs()) {
