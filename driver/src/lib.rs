@@ -44,6 +44,8 @@ mod group;
 mod namespace;
 mod options;
 mod queue;
+#[cfg(doctest)]
+mod readme;
 mod rings;
 pub mod transport;
 
