@@ -146,8 +146,9 @@ impl From<DmaError> for Error {
         };
         let built = build(kind, &error);
         match error {
-            DmaError::Map(MapError::MemlockLimit { needed, .. }) => {
-                built.remedy(format!("Run: ulimit -l {} (as root, or after raising the hard limit in /etc/security/limits.conf)", needed.div_ceil(1024)))
+            DmaError::Map(MapError::MemlockLimit { .. }) => {
+                let raise = built.remedy_text().unwrap_or_default().to_owned();
+                built.remedy(format!("{raise} (as root, or after raising the hard limit in /etc/security/limits.conf)"))
             }
             DmaError::Map(MapError::TooManyMappings) => {
                 built.remedy("Run, as root: modprobe -r vfio_iommu_type1 && modprobe vfio_iommu_type1 dma_entry_limit=65535")
@@ -289,7 +290,7 @@ mod tests {
         assert!(
             error
                 .remedy_text()
-                .is_some_and(|remedy| remedy.contains("ulimit -l 3072"))
+                .is_some_and(|remedy| remedy.starts_with("Run: ulimit -l 65536 "))
         );
     }
 

@@ -104,7 +104,7 @@ pub enum MapError {
         length: usize,
     },
     /// The region would pin more memory than the process may lock (ENOMEM).
-    #[error("mapping needs {needed} bytes of locked memory, and RLIMIT_MEMLOCK is {limit}; raise it, for example with: ulimit -l {}", needed.div_ceil(1024))]
+    #[error("mapping needs {needed} bytes of locked memory, and RLIMIT_MEMLOCK is {limit}. Run: ulimit -l {}", ample(*needed))]
     MemlockLimit {
         /// Bytes locked by the process if this mapping were made.
         needed: u64,
@@ -117,6 +117,11 @@ pub enum MapError {
     /// Any other answer of the kernel.
     #[error("the kernel refused the mapping")]
     Os(#[source] io::Error),
+}
+
+/// The limit to ask for, in KiB: whole steps of 64 MiB. With what this one mapping needs, the next would be refused.
+fn ample(needed: u64) -> u64 {
+    needed.div_ceil(64 << 20).saturating_mul(64 << 10)
 }
 
 /// Why a mapping could not be ended. It must be taken for still there.

@@ -517,7 +517,13 @@ fn a_reset_ends_every_command_once_and_the_queue_is_rebuilt() {
         }
         let mut seen = HashSet::new();
         while let Some(completion) = queue.poll() {
-            assert_eq!(completion.outcome, Outcome::Reset);
+            // What the controller was told of may have ended before it was reset.
+            let ended = round % 2 == 0 && completion.outcome == Outcome::Done;
+            assert!(
+                ended || completion.outcome == Outcome::Reset,
+                "{:?} in round {round}",
+                completion.outcome
+            );
             assert!(
                 completion.buffer.is_some(),
                 "after a reset the memory is given back"

@@ -48,6 +48,14 @@ impl Inner {
         result
     }
 
+    /// Whether configuration space reads as it does where there is no function: all ones. The class code is looked at, since
+    /// the kernel answers for the vendor from memory.
+    fn is_pulled_out(&self) -> bool {
+        const CLASS_CODE: u64 = 9;
+        let mut class = [0; 3];
+        self.transport.config_read(CLASS_CODE, &mut class).is_ok() && class == [0xff; 3]
+    }
+
     /// Stops the controller for good. True where it has provably let go of all memory.
     fn shut_down(&self) -> bool {
         if self.shared.epoch() != GONE
@@ -59,8 +67,9 @@ impl Inner {
         if let Err(error) = self.transport.set_bus_master(false) {
             tracing::warn!(controller = %self.name, %error, "bus mastering could not be switched off");
         }
-        // A reset is not recovery here but the end, and the last way to a proof.
-        stopped || self.transport.reset().is_ok()
+        // A reset is not recovery here but the end, and the last way to a proof. For a function that was pulled out the kernel
+        // would wait over a minute.
+        stopped || !self.is_pulled_out() && self.transport.reset().is_ok()
     }
 }
 

@@ -198,6 +198,13 @@ impl Machine {
         self
     }
 
+    /// Builds a test program of the workspace in release mode and copies it to the guest's `/usr/local/bin`.
+    #[must_use]
+    pub fn test_program(mut self, package: &str, name: &str) -> Self {
+        self.contents.build(package, "test", name);
+        self
+    }
+
     /// The hard time limit, from QEMU's start to its end.
     #[must_use]
     pub fn timeout(mut self, limit: Duration) -> Self {

@@ -14,7 +14,7 @@ use serde_json::Value;
 pub(super) struct Target {
     /// The package that has it.
     pub(super) package: String,
-    /// `bin` or `example`.
+    /// `bin`, `example` or `test`.
     pub(super) kind: &'static str,
     /// Its name.
     pub(super) name: String,
