@@ -185,6 +185,9 @@ pub enum NotReady {
     /// `CSTS.CFS` was set.
     #[error("reports a fatal status")]
     Fatal,
+    /// `CSTS.RDY` became 0 without having been asked to, as after a reset by somebody else.
+    #[error("has stopped by itself, or was reset by somebody else")]
+    Stopped,
 }
 
 /// Why a submission was refused. Nothing of it has reached the controller.

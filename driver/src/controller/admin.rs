@@ -11,9 +11,9 @@ use nvme_vfio_queues::{Command, CompletionEntry, DataPointer, QueueSize};
 
 use super::Inner;
 use super::shared::Counters;
-use crate::Error;
 use crate::rings::QueueMemory;
 use crate::transport::Transport;
+use crate::{Error, NotReady};
 
 /// Entries of each admin queue. Commands are sent one at a time, and those that never end keep a slot each.
 pub(crate) const ADMIN_ENTRIES: QueueSize = QueueSize::new(32).unwrap(); // INVARIANT: evaluated by the compiler
@@ -250,7 +250,11 @@ impl Inner {
                     return Err(Error::Gone);
                 }
                 if csts.is_fatal() {
-                    return Err(self.not_ready(crate::NotReady::Fatal));
+                    return Err(self.not_ready(NotReady::Fatal));
+                }
+                // Somebody else has reset it: nothing answers any more.
+                if !csts.is_ready() {
+                    return Err(self.not_ready(NotReady::Stopped));
                 }
             }
             if answer.is_none() {

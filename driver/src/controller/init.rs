@@ -74,7 +74,7 @@ pub(super) fn open(transport: Arc<dyn Transport>, options: Options) -> Result<Co
     inner.stop()?;
     let identify = {
         let mut admin = inner.lock_admin();
-        inner.enable(&mut admin.queue)?;
+        inner.start(&mut admin.queue)?;
         let mut data = vec![0; IDENTIFY_BYTES];
         let command = Command::identify_controller(DataPointer::NONE);
         let timeout = inner.options.admin_timeout;

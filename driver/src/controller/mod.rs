@@ -28,6 +28,8 @@ pub use admin::AdminData;
 pub use shared::Events;
 pub(crate) use shared::{Counters, GONE, Shared};
 
+pub(crate) use queues::NotCreated;
+
 use admin::AdminQueue;
 use queues::QueueIds;
 
@@ -267,15 +269,17 @@ impl Inner {
             self.options.admin_timeout,
         );
         drop(admin);
-        match result {
-            Err(error @ (Error::TimedOut { .. } | Error::NotReady { .. })) => {
-                if self.options.recovery >= RecoveryLimit::Controller {
-                    self.recover(epoch)?;
-                }
-                Err(error)
-            }
-            other => other,
+        self.recover_from(result, epoch)
+    }
+
+    /// Recovers the controller where an admin command, sent in epoch `epoch`, did not end.
+    fn recover_from<T>(&self, result: Result<T, Error>, epoch: u32) -> Result<T, Error> {
+        if let Err(Error::TimedOut { .. } | Error::NotReady { .. }) = result
+            && self.options.recovery >= RecoveryLimit::Controller
+        {
+            self.recover(epoch)?;
         }
+        result
     }
 
     fn in_service(&self) -> Result<(), Error> {

@@ -12,7 +12,16 @@ use crate::Error;
 #[derive(Debug, Default)]
 pub(super) struct QueueIds {
     granted: u16,
-    taken: Vec<bool>,
+    uses: Vec<Use>,
+}
+
+/// What an identifier is used for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Use {
+    Free,
+    Taken,
+    /// For a queue without an owner that may exist on the controller until its next reset.
+    LeftBehind,
 }
 
 impl QueueIds {
@@ -23,26 +32,42 @@ impl QueueIds {
     /// Takes note of what the controller granted. Queues that exist keep their identifiers.
     fn grant(&mut self, granted: u16) {
         self.granted = granted;
-        if self.taken.len() < usize::from(granted) {
-            self.taken.resize(usize::from(granted), false);
+        if self.uses.len() < usize::from(granted) {
+            self.uses.resize(usize::from(granted), Use::Free);
         }
     }
 
     fn take(&mut self) -> Option<u16> {
         let index = self
-            .taken
+            .uses
             .iter()
             .take(usize::from(self.granted))
-            .position(|taken| !taken)?;
-        *self.taken.get_mut(index)? = true;
+            .position(|used| *used == Use::Free)?;
+        *self.uses.get_mut(index)? = Use::Taken;
         u16::try_from(index + 1).ok()
     }
 
-    fn give_back(&mut self, id: u16) {
-        if let Some(taken) = self.taken.get_mut(usize::from(id).wrapping_sub(1)) {
-            *taken = false;
+    fn set(&mut self, id: u16, now: Use) {
+        if let Some(used) = self.uses.get_mut(usize::from(id).wrapping_sub(1)) {
+            *used = now;
         }
     }
+
+    /// The controller was reset: no queue exists on it.
+    pub(super) fn take_back(&mut self) {
+        for used in &mut self.uses {
+            if *used == Use::LeftBehind {
+                *used = Use::Free;
+            }
+        }
+    }
+}
+
+/// A queue pair that was not made.
+pub(crate) struct NotCreated {
+    pub(crate) error: Error,
+    /// The epoch in which the controller may know one of the two queues all the same.
+    pub(crate) left_in: Option<u32>,
 }
 
 impl Inner {
@@ -81,37 +106,65 @@ impl Inner {
 
     /// Gives a queue identifier back, whose queues do not exist on the controller.
     pub(crate) fn give_back_queue_id(&self, id: u16) {
-        self.lock_admin().ids.give_back(id);
+        self.lock_admin().ids.set(id, Use::Free);
     }
 
-    /// Creates the completion queue, then the submission queue. Leaves neither behind where one fails.
+    /// Gives a queue identifier up whose queues may exist on the controller, until its next reset.
+    pub(crate) fn leave_queue_id(&self, id: u16) {
+        self.lock_admin().ids.set(id, Use::LeftBehind);
+    }
+
+    /// Creates the completion queue, then the submission queue, and tells the epoch in which they exist. Leaves neither behind where
+    /// the controller refuses one.
     pub(crate) fn create_queue_pair(
         &self,
         id: u16,
         submission: &SubmissionMemory,
         completion: &CompletionMemory,
         size: QueueSize,
-    ) -> Result<(), Error> {
-        let command = Command::create_io_cq(id, size, completion.iova().0, None);
-        self.admin("Create I/O Completion Queue", command, AdminData::None)?;
-        let command =
-            Command::create_io_sq(id, size, submission.iova().0, id, QueuePriority::default());
-        let Err(error) = self.admin("Create I/O Submission Queue", command, AdminData::None) else {
-            return Ok(());
-        };
-        if !matches!(error, Error::Status { .. }) {
-            return Err(error);
-        }
-        // The submission queue does not exist; what of the completion queue that does?
-        let deleted = self.admin(
-            "Delete I/O Completion Queue",
-            Command::delete_io_cq(id),
-            AdminData::None,
-        );
-        match deleted {
-            Ok(_) => Err(error),
-            Err(Error::Status { command, status }) => Err(Error::LeftBehind { command, status }),
-            Err(other) => Err(other),
+    ) -> Result<u32, NotCreated> {
+        let mut admin = self.lock_admin();
+        // Under one lock, so that no reset comes in between: both queues belong to this epoch.
+        let epoch = self.shared.epoch();
+        let mut left_in = None;
+        let created = self.in_service().and_then(|()| {
+            let mut execute = |name, command| {
+                let timeout = self.options.admin_timeout;
+                self.execute(&mut admin.queue, name, command, AdminData::None, timeout)
+            };
+            let refused = |error: &Error| matches!(error, Error::Status { .. });
+            let command = Command::create_io_cq(id, size, completion.iova().0, None);
+            let Err(error) = execute("Create I/O Completion Queue", command).and_then(|_| {
+                left_in = Some(epoch);
+                let priority = QueuePriority::default();
+                let command = Command::create_io_sq(id, size, submission.iova().0, id, priority);
+                execute("Create I/O Submission Queue", command)
+            }) else {
+                return Ok(());
+            };
+            if !refused(&error) {
+                left_in = Some(epoch);
+                return Err(error);
+            }
+            if left_in.is_none() {
+                return Err(error);
+            }
+            // The submission queue does not exist; what of the completion queue that does?
+            match execute("Delete I/O Completion Queue", Command::delete_io_cq(id)) {
+                Ok(_) => {
+                    left_in = None;
+                    Err(error)
+                }
+                Err(Error::Status { command, status }) => {
+                    Err(Error::LeftBehind { command, status })
+                }
+                Err(other) => Err(other),
+            }
+        });
+        drop(admin);
+        match self.recover_from(created, epoch) {
+            Ok(()) => Ok(epoch),
+            Err(error) => Err(NotCreated { error, left_in }),
         }
     }
 
@@ -157,10 +210,14 @@ mod tests {
             (ids.take(), ids.take(), ids.take()),
             (Some(1), Some(2), None)
         );
-        ids.give_back(1);
-        ids.give_back(0);
-        ids.give_back(9);
+        ids.set(1, Use::Free);
+        ids.set(0, Use::Free);
+        ids.set(9, Use::Free);
         assert_eq!((ids.take(), ids.take()), (Some(1), None));
+        ids.set(2, Use::LeftBehind);
+        assert_eq!(ids.take(), None);
+        ids.take_back();
+        assert_eq!((ids.take(), ids.take()), (Some(2), None));
     }
 
     #[test]

@@ -38,7 +38,8 @@ impl Inner {
                 self.lock_quarantine()
                     .release(unsafe { Proof::new(LetGo::Disabled) }),
             );
-            self.enable(&mut admin.queue)?;
+            admin.ids.take_back();
+            self.start(&mut admin.queue)?;
             self.ask_for_queues(&mut admin)
         });
         if let Err(error) = &result {
@@ -54,6 +55,21 @@ impl Inner {
         const CLASS_CODE: u64 = 9;
         let mut class = [0; 3];
         self.transport.config_read(CLASS_CODE, &mut class).is_ok() && class == [0xff; 3]
+    }
+
+    /// Gives the controller up where its registers read all ones, as a queue's owner saw them do in epoch `seen`.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where that is so.
+    pub(crate) fn confirm_gone(&self, seen: u32) -> Result<(), Error> {
+        // A function that another thread resets may read as all ones meanwhile: look again when nobody does.
+        let _admin = self.lock_admin();
+        if self.shared.epoch() == seen && self.status().is_gone() {
+            tracing::error!(controller = %self.name, "the controller is gone");
+            self.shared.give_up();
+            return Err(Error::Gone);
+        }
+        Ok(())
     }
 
     /// Stops the controller for good. True where it has provably let go of all memory.

@@ -77,11 +77,14 @@ impl Inner {
             self.transport
                 .write32(CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into_bits());
         }
-        self.wait_status(
-            self.ready_timeout,
-            NotReady::Disable(self.ready_timeout),
-            |csts| csts.is_disabled(),
-        )
+        self.wait_disabled()
+    }
+
+    fn wait_disabled(&self) -> Result<(), Error> {
+        let timeout = self.ready_timeout;
+        self.wait_status(timeout, NotReady::Disable(timeout), |csts| {
+            csts.is_disabled()
+        })
     }
 
     /// Disables the controller, or resets the function where that fails and may be done. When this succeeds the controller
@@ -93,11 +96,7 @@ impl Inner {
             Err(error) if self.options.recovery >= RecoveryLimit::Function => {
                 tracing::warn!(controller = %self.name, %error, "resetting the function");
                 self.transport.reset()?;
-                self.wait_status(
-                    self.ready_timeout,
-                    NotReady::Disable(self.ready_timeout),
-                    |csts| csts.is_disabled(),
-                )
+                self.wait_disabled()
             }
             Err(error) => Err(error),
         }
@@ -137,6 +136,25 @@ impl Inner {
             return Err(self.not_ready(NotReady::Fatal));
         }
         Ok(())
+    }
+
+    /// Enables the controller, which is disabled; where it does not become ready and that may be done, once more after a reset of the
+    /// function.
+    pub(super) fn start(&self, admin: &mut AdminQueue) -> Result<(), Error> {
+        match self.enable(admin) {
+            Err(error @ Error::NotReady { .. })
+                if self.options.recovery >= RecoveryLimit::Function =>
+            {
+                tracing::warn!(controller = %self.name, %error, "resetting the function");
+                if let Err(reset) = self.transport.reset() {
+                    tracing::warn!(controller = %self.name, error = %reset, "the function could not be reset");
+                    return Err(error);
+                }
+                self.wait_disabled()?;
+                self.enable(admin)
+            }
+            other => other,
+        }
     }
 
     /// Tells the controller of the shutdown and waits until it has written back what it caches.

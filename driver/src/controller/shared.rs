@@ -74,7 +74,7 @@ impl Shared {
 
     /// The next epoch: the controller was disabled and has let go of all memory.
     pub(crate) fn raise(&self) {
-        // Callers hold the admin lock, so there is one writer at a time. `GONE` is for good.
+        // Whoever writes holds the admin lock, so there is one writer at a time. `GONE` is for good.
         let next = match self.epoch.load(Ordering::Relaxed) {
             GONE => GONE,
             epoch if epoch >= GONE - 2 => 0,

@@ -106,6 +106,13 @@ impl IoQueue {
             before.push(completion);
         }
         submit(self)?;
-        self.wait()?.ok_or(Error::Cancelled("the I/O"))
+        loop {
+            match self.wait() {
+                Ok(completion) => return completion.ok_or(Error::Cancelled("the I/O")),
+                // It will be reported all the same, and to nobody but this caller.
+                Err(_) if self.waiting > 0 => {}
+                Err(error) => return Err(error),
+            }
+        }
     }
 }

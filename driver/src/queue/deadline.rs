@@ -42,38 +42,45 @@ impl IoQueue {
             self.drain();
             overdue = self.stamp(now, timeout);
         }
-        let mut reset = self.cold.distrusted || self.is_fatal(now)?;
+        let mut reset = self.cold.distrusted || self.has_failed(now)?;
+        // An Abort that fails does not keep the other commands from being reported, nor is another sent after it.
+        let mut result = Ok(());
         for command in overdue {
+            if self.shared.epoch() != self.cold.made_in {
+                return result;
+            }
             match command {
-                Overdue::Abort(identifier) => self.try_abort(identifier, now)?,
+                Overdue::Abort(identifier) => {
+                    if result.is_ok() {
+                        result = self.try_abort(identifier);
+                    }
+                    self.set_last_deadline(identifier, now);
+                }
                 Overdue::GiveUp(identifier) => {
                     self.give_up_on(identifier);
                     reset = true;
                 }
             }
-            if self.shared.epoch() != self.cold.made_in {
-                return Ok(());
-            }
         }
         if reset && self.cold.inner.options.recovery >= RecoveryLimit::Controller {
             self.cold.inner.recover(self.cold.made_in)?;
         }
-        Ok(())
+        result
     }
 
     /// Looks at the controller's status now and then: one that has failed or gone answers nothing any more.
-    fn is_fatal(&mut self, now: Duration) -> Result<bool, Error> {
+    fn has_failed(&mut self, now: Duration) -> Result<bool, Error> {
         if now.saturating_sub(self.cold.looked) < STATUS_INTERVAL {
             return Ok(false);
         }
         self.cold.looked = now;
         let csts = self.cold.inner.status();
         if csts.is_gone() {
-            tracing::error!(queue = self.cold.id, "the controller is gone");
-            self.shared.give_up();
-            return Err(Error::Gone);
+            self.cold.inner.confirm_gone(self.cold.made_in)?;
+            return Ok(false);
         }
-        Ok(csts.is_fatal())
+        // One that is not ready was reset by somebody else, or is being recovered by another thread.
+        Ok(csts.is_fatal() || !csts.is_ready())
     }
 
     /// Gives every command without a deadline one, and tells those whose deadline has passed.
@@ -94,30 +101,35 @@ impl IoQueue {
         overdue
     }
 
-    /// Asks the controller to abort a command and gives it its last deadline.
-    fn try_abort(&mut self, identifier: u16, now: Duration) -> Result<(), Error> {
-        let inner = &self.cold.inner;
+    /// Asks the controller to abort a command.
+    fn try_abort(&self, identifier: u16) -> Result<(), Error> {
         let counters = &self.shared.counters;
-        Counters::count(&counters.timeouts);
         Counters::count(&counters.aborts);
         tracing::warn!(
             queue = self.cold.id,
             cid = identifier,
             "a command did not end in time, aborting it"
         );
-        match inner.abort(self.cold.id, identifier) {
-            Ok(true) => {}
+        match self.cold.inner.abort(self.cold.id, identifier) {
+            Ok(true) => Ok(()),
             // Not aborted, or the Abort was refused: no error. The command may still end by itself.
-            Ok(false) | Err(Error::Status { .. }) => Counters::count(&counters.not_aborted),
-            Err(error) => return Err(error),
+            Ok(false) | Err(Error::Status { .. }) => {
+                Counters::count(&counters.not_aborted);
+                Ok(())
+            }
+            Err(error) => Err(error),
         }
-        let grace = inner.options.abort_grace;
+    }
+
+    /// Gives a command whose time is over its last deadline.
+    fn set_last_deadline(&mut self, identifier: u16, now: Duration) {
+        Counters::count(&self.shared.counters.timeouts);
+        let grace = self.cold.inner.options.abort_grace;
         if let Ok(mut slot) = self.slots.occupied(identifier) {
             slot.mark();
             slot.payload().state = State::Aborting;
             slot.payload().deadline = nanoseconds(now.saturating_add(grace));
         }
-        Ok(())
     }
 
     /// Reports a command as timed out. Its slot, its PRP list and its memory stay with the controller.

@@ -9,7 +9,7 @@ use nvme_vfio_queues::slots::SlotTable;
 use super::large::Segments;
 use super::{ATTENTION, Completion, IoQueue, Outcome, Slot, State};
 use crate::Error;
-use crate::controller::GONE;
+use crate::controller::{GONE, NotCreated};
 
 impl IoQueue {
     /// Ends everything that is in flight, since the controller has been disabled since the queue was made, or is gone.
@@ -92,16 +92,28 @@ impl IoQueue {
         if epoch == GONE {
             return Err(Error::Gone);
         }
-        // The queue of the epoch that was just read does not exist on the controller, so its rings are only ours.
+        let inner = Arc::clone(&self.cold.inner);
+        if self.cold.left_in == Some(epoch) {
+            inner.delete_queue_pair(self.cold.id)?;
+        }
+        // The queue does not exist on the controller, so its rings are only ours.
         self.submission.restart();
         self.completion.restart();
-        let inner = Arc::clone(&self.cold.inner);
-        inner.create_queue_pair(
+        let created = inner.create_queue_pair(
             self.cold.id,
             self.submission.memory(),
             self.completion.memory(),
             self.cold.size,
-        )?;
+        );
+        // A reset may have come since the epoch was read; what counts is the one in which the queue was created.
+        let epoch = match created {
+            Ok(epoch) => epoch,
+            Err(NotCreated { error, left_in }) => {
+                self.cold.left_in = left_in;
+                return Err(error);
+            }
+        };
+        self.cold.left_in = None;
         self.slots = SlotTable::new(self.slots.capacity() as u32);
         self.room = self.batch;
         self.cold.made_in = epoch;
@@ -148,16 +160,19 @@ fn take_slots(slots: &mut SlotTable<Slot>) -> impl Iterator<Item = Slot> + use<>
 impl Drop for IoQueue {
     fn drop(&mut self) {
         let inner = Arc::clone(&self.cold.inner);
-        let (id, made_in) = (self.cold.id, self.cold.made_in);
+        let (id, made_in, left_in) = (self.cold.id, self.cold.made_in, self.cold.left_in);
+        // Whether the controller may know the queue.
+        let is_known = |epoch| epoch == made_in || left_in == Some(epoch);
         let mut epoch = inner.shared.epoch();
-        if epoch == made_in {
+        if is_known(epoch) && epoch != GONE {
             match inner.delete_queue_pair(id) {
                 Ok(()) => return inner.give_back_queue_id(id),
                 Err(error) => tracing::warn!(queue = id, %error, "the queue could not be deleted"),
             }
             epoch = inner.shared.epoch();
         }
-        if epoch == made_in || epoch == GONE {
+        if is_known(epoch) || epoch == GONE {
+            inner.leave_queue_id(id);
             self.quarantine();
         } else {
             // A reset has been: the queue does not exist any more, and its memory is free.

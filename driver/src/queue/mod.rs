@@ -24,7 +24,7 @@ use nvme_vfio_queues::ring::{CompletionRing, SubmissionRing};
 use nvme_vfio_queues::slots::{MAX_SLOTS, SlotTable};
 
 use crate::Error;
-use crate::controller::{Inner, Shared};
+use crate::controller::{GONE, Inner, NotCreated, Shared};
 use crate::options::QueueOptions;
 use crate::rings::QueueMemory;
 
@@ -144,6 +144,8 @@ struct Cold {
     looked: Duration,
     /// The epoch in which the queue was created on the controller.
     made_in: u32,
+    /// The epoch in which the controller may know it although it could not be made.
+    left_in: Option<u32>,
     /// The controller was reset or has gone since.
     lost: bool,
     /// The controller has answered for a command that was not in flight.
@@ -242,22 +244,23 @@ impl IoQueue {
                 return Err(error);
             }
         };
-        // The queue belongs to the epoch that is read before it is created: a reset in between is noticed at the first poll.
-        let made_in = inner.shared.epoch();
-        if let Err(error) = inner.create_queue_pair(id, &submission, &completion, size) {
-            // An error status, or a reset, says that the queues do not exist. Else their rings may still be used by the controller.
-            let absent = matches!(error, Error::Status { .. })
-                || !matches!(inner.shared.epoch(), e if e == made_in || e == crate::controller::GONE);
-            if absent {
-                inner.give_back_queue_id(id);
-            } else {
-                let mut quarantine = inner.lock_quarantine();
-                for memory in memory.both() {
-                    quarantine.hold(0, memory);
+        let made_in = match inner.create_queue_pair(id, &submission, &completion, size) {
+            Ok(epoch) => epoch,
+            Err(NotCreated { error, left_in }) => {
+                // A reset says that the queues do not exist. Else their rings may still be used by the controller.
+                let epoch = inner.shared.epoch();
+                if left_in.is_some_and(|left_in| left_in == epoch || epoch == GONE) {
+                    inner.leave_queue_id(id);
+                    let mut quarantine = inner.lock_quarantine();
+                    for memory in memory.both() {
+                        quarantine.hold(0, memory);
+                    }
+                } else {
+                    inner.give_back_queue_id(id);
                 }
+                return Err(error);
             }
-            return Err(error);
-        }
+        };
 
         let wanted = (options.max_transfer as usize)
             .min(inner.mdts.unwrap_or(usize::MAX))
@@ -288,6 +291,7 @@ impl IoQueue {
                 made: Instant::now(),
                 looked: Duration::ZERO,
                 made_in,
+                left_in: None,
                 lost: false,
                 distrusted: false,
                 reports: VecDeque::with_capacity(capacity),
