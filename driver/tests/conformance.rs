@@ -155,7 +155,7 @@ fn vectors_are_joined_and_cut() {
             buffer
         });
         let buffers: Vec<_> = buffers.collect();
-        if total % block != 0 {
+        if !total.is_multiple_of(block) {
             continue;
         }
         queue.write_vectored(&namespace, 100, buffers, 5).unwrap();

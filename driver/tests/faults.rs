@@ -640,7 +640,9 @@ proptest! {
         let transport = Arc::new(EmulatedTransport::stepped(Arc::clone(&emulator)));
         emulator.inject(Fault::on(Matcher::admin().opcode(IDENTIFY).dword10(cns), CommandFault::JunkData(pattern)));
         if let Ok(controller) = Controller::with_transport(transport, options(RecoveryLimit::Controller)) {
-            let _ = controller.namespaces().map(|list| list.into_iter().take(4).map(|nsid| controller.namespace(nsid)).count());
+            for nsid in controller.namespaces().into_iter().flatten().take(4) {
+                let _ = controller.namespace(nsid);
+            }
             let _ = controller.namespace(1);
             let _ = format!("{:?}", controller.identify());
         }

@@ -30,6 +30,10 @@ impl Segments {
         }
     }
 
+    #[expect(
+        clippy::box_collection,
+        reason = "a completion carries it, and short ones are moved faster"
+    )]
     pub(super) fn into_parts(self) -> (Option<Buffer>, Option<Box<Vec<Buffer>>>) {
         match self {
             Self::One(buffer) => (Some(buffer), None),

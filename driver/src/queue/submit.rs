@@ -152,7 +152,7 @@ impl IoQueue {
         slot.token = token;
         slot.deadline = 0;
         // There is nothing in a free slot, so nothing to drop; saying so saves the check.
-        mem::forget(mem::replace(&mut slot.buffer, Some(buffer)));
+        mem::forget(slot.buffer.replace(buffer));
         let identifier = vacant.take();
         self.waiting += 1;
         self.push(transfer_command(
