@@ -66,8 +66,9 @@ impl IoQueue {
     #[inline(never)]
     pub(super) fn poll_uncommon(&mut self, words: (u64, u64)) -> Option<Box<Completion>> {
         let mut entry = RawEntry::of(words).entry();
-        // A controller that keeps answering for nothing does not keep its owner here for ever.
-        for _ in 0..self.slots.capacity() {
+        // A controller that keeps answering does not keep its owner here for ever.
+        let mut left = self.slots.capacity();
+        loop {
             let reported = match self.slots.remove(entry.cid) {
                 Ok(slot) => self.ended(slot, entry),
                 Err(error) => {
@@ -77,6 +78,10 @@ impl IoQueue {
             };
             if let Some(completion) = reported {
                 return Some(Box::new(completion));
+            }
+            left = left.saturating_sub(1);
+            if left == 0 {
+                break;
             }
             match self.completion.pop() {
                 Some(next) => entry = next,
