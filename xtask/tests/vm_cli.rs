@@ -2,7 +2,7 @@
 
 mod common;
 
-use common::{STANDARD, run};
+use common::{STANDARD, run, run_resets};
 use serde_json::{Value, json};
 use xtask::vm::Machine;
 
@@ -286,7 +286,7 @@ fn wrong_input_is_refused_with_its_status() {
             "-device",
             "nvme-ns,drive=null,bus=detached,nsid=3,detached=on",
         ]);
-    let steps = run(&machine, REFUSED);
+    let steps = run_resets(&machine, REFUSED);
     let remedy = |error: &Value| error["remedy"].as_str().unwrap_or_default().to_owned();
 
     let error = steps["on-nvme"].error(3, "not-bound");

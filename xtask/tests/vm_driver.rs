@@ -5,6 +5,7 @@ mod common;
 use std::time::Duration;
 
 use common::{Drives, STANDARD, machine, run, run_resets};
+use serde_json::json;
 use xtask::vm::{Drive, Machine};
 
 /// The driver's conformance tests, on controllers of several shapes.
@@ -21,7 +22,7 @@ fn the_driver_conforms_on_controllers_of_many_shapes() {
     ]) {
         machine = drives.add(machine, &format!("{shape},addr={slot:x}.0"));
     }
-    let steps = run(
+    let steps = run_resets(
         &machine,
         "
         conformance=$(echo /usr/local/bin/conformance*)
@@ -179,10 +180,43 @@ fn a_controller_that_is_pulled_out_is_gone() {
     steps["alive"].done();
 }
 
+/// Asked to let a controller go that is in use, the kernel waits for the process, which is not disturbed.
+fn an_unplug_waits_for_the_process_that_uses_it() {
+    let script = "
+        nvme-vfio bind 0000:01:00.0 >&2 || exit 1
+        nvme-vfio bench 0000:01:00.0 --runtime 12 -o json >&2 &
+        pid=$!
+        until ls -l /proc/$pid/fd | grep -q /dev/vfio/; do usleep 20000; done
+        echo running
+        until dmesg | grep -q 'blocked until released by user'; do usleep 50000; done
+        kill -0 $pid && echo asked
+        wait $pid; echo status $?
+        while [ -e /sys/bus/pci/devices/0000:01:00.0 ]; do usleep 50000; done
+        echo removed";
+    let machine = Machine::standard()
+        .device("pcie-root-port,id=port1,slot=1,addr=3.0")
+        .device("nvme,id=plugged,serial=plugged,bus=port1")
+        .timeout(Duration::from_secs(120));
+    let mut running = machine.start(["sh", "-c", script]).unwrap();
+    let patience = Duration::from_secs(60);
+    running.line_with("running", patience).unwrap();
+    let monitor = running.monitor().unwrap();
+    monitor
+        .execute("device_del", json!({ "id": "plugged" }))
+        .unwrap();
+    for line in ["asked", "status 0", "removed"] {
+        running.line_with(line, patience).unwrap();
+    }
+    let monitor = running.monitor().unwrap();
+    monitor.event("DEVICE_DELETED", patience).unwrap();
+    running.wait().unwrap().success();
+}
+
 xtask::vm_tests!(
     the_driver_conforms_on_controllers_of_many_shapes,
     controllers_are_apart_by_group,
     a_read_that_never_ends_lands_in_quarantine,
     a_controller_taken_down_under_load_works_again,
     a_controller_that_is_pulled_out_is_gone,
+    an_unplug_waits_for_the_process_that_uses_it,
 );
