@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use nvme_vfio_dma::{AddressSpace, IommuDomain};
-use nvme_vfio_pci::{PciAddress, Sysfs};
+use nvme_vfio_pci::{GroupError, PciAddress, Sysfs};
 
 use crate::transport::VfioTransport;
 use crate::{Controller, Error, Options};
@@ -50,7 +50,14 @@ impl Group {
     /// # Errors
     /// As [`open`](Self::open), and where there is no such function.
     pub fn of(function: PciAddress) -> Result<Self, Error> {
-        Self::open(Sysfs::system().group_of(function)?)
+        Self::open(Sysfs::system().group_of(function)?).map_err(|error| match error {
+            Error::Group(GroupError::NotBound { group, mut members }) => {
+                // The remedy names the first: let that be the one asked for.
+                members.sort_by_key(|member| member.address() != Some(function));
+                GroupError::NotBound { group, members }.into()
+            }
+            other => other,
+        })
     }
 
     /// Opens a controller of the group.

@@ -75,7 +75,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
     };
     let session = Session::open_with(&args.address, options)?;
     let namespace = session.namespace(args.namespace_id)?;
-    let plan = Plan::new(args, u64::from(namespace.block_size()), namespace.blocks())?;
+    let mut plan = Plan::new(args, u64::from(namespace.block_size()), namespace.blocks())?;
     let granted = session.controller.io_queues();
     if plan.numjobs > granted {
         return Err(Error::usage(
@@ -112,6 +112,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
             lane.buffers.len(),
             lane.buffers.len()
         );
+        plan.iodepth = u16::try_from(lane.buffers.len()).unwrap_or(plan.iodepth);
     }
     let results = match patience(&session.address) {
         Some(patience) => {
