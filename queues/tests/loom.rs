@@ -96,6 +96,7 @@ struct Submissions(Arc<Shared>);
 /// Cursors are indices here.
 macro_rules! entries {
     ($memory:ty, $field:ident) => {
+        #[allow(unsafe_code)] // indices are checked here all the same
         impl Entries for $memory {
             type Cursor = u32;
 
@@ -107,7 +108,7 @@ macro_rules! entries {
                 0
             }
 
-            fn next(&self, cursor: u32) -> Option<u32> {
+            unsafe fn next(&self, cursor: u32) -> Option<u32> {
                 (cursor + 1 < self.entries()).then_some(cursor + 1)
             }
 

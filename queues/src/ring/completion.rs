@@ -131,7 +131,8 @@ impl<M: CompletionEntries, D: DoorbellWrite> CompletionRing<M, D> {
         }
         // SAFETY: as above.
         let (result, third) = unsafe { self.memory.load_rest(head) };
-        match self.memory.next(head) {
+        // SAFETY: as above.
+        match unsafe { self.memory.next(head) } {
             Some(next) => self.head = next,
             None => {
                 self.head = self.memory.first();

@@ -114,12 +114,14 @@ impl<T> Span<T> {
         Iova(self.memory.iova().0 + self.offset as u64)
     }
 
+    /// # Safety
+    /// `cursor` is a place in this ring.
     #[inline(always)]
-    fn next(&self, cursor: NonNull<T>) -> Option<NonNull<T>> {
+    unsafe fn next(&self, cursor: NonNull<T>) -> Option<NonNull<T>> {
         if cursor == self.last {
             return None;
         }
-        // SAFETY: a cursor is a place in the ring, and this one is not the last.
+        // SAFETY: a place in the ring, by the caller's word, and not the last.
         Some(unsafe { cursor.add(1) })
     }
 
@@ -200,8 +202,9 @@ macro_rules! entries {
             }
 
             #[inline(always)]
-            fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor> {
-                self.0.next(cursor.0).map(Place)
+            unsafe fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor> {
+                // SAFETY: the caller says the same.
+                unsafe { self.0.next(cursor.0) }.map(Place)
             }
 
             #[inline]

@@ -34,6 +34,7 @@ pub use submission::SubmissionRing;
 pub const LAST_DWORD: Ordering = Ordering::Acquire;
 
 /// A ring of entries, walked by a cursor, which is always a place inside it.
+#[allow(unsafe_code)] // declares what the rings answer for
 pub trait Entries {
     /// A place in the ring.
     type Cursor: Copy + PartialEq;
@@ -45,7 +46,10 @@ pub trait Entries {
     fn first(&self) -> Self::Cursor;
 
     /// The place after `cursor`; `None` after the last.
-    fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor>;
+    ///
+    /// # Safety
+    /// `cursor` is [`first`](Entries::first) of this ring, or came of it by `next`.
+    unsafe fn next(&self, cursor: Self::Cursor) -> Option<Self::Cursor>;
 
     /// The index of the entry at `cursor`: what a doorbell is told.
     fn index(&self, cursor: Self::Cursor) -> u32;

@@ -60,7 +60,8 @@ impl<M: SubmissionEntries, D: DoorbellWrite> SubmissionRing<M, D> {
         let tail = self.tail;
         // SAFETY: the tail begins at the first entry and goes on by `next`.
         unsafe { self.memory.store(tail, command) };
-        self.tail = self.memory.next(tail).unwrap_or(self.memory.first());
+        // SAFETY: as above.
+        self.tail = unsafe { self.memory.next(tail) }.unwrap_or(self.memory.first());
     }
 
     /// Tells the controller of all entries that it has not been told of, if there are any.
