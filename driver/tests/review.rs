@@ -38,6 +38,8 @@ struct Hooked {
     inner: EmulatedTransport,
     /// All registers read all ones, as those of a function that is being reset can.
     blind: AtomicBool,
+    /// Somebody else resets the function.
+    resets: AtomicBool,
     doorbell: Mutex<Option<Hook>>,
     disable: Mutex<Option<Hook>>,
     reset: Mutex<Option<Hook>>,
@@ -102,6 +104,10 @@ impl Transport for Hooked {
     }
 
     fn config_read(&self, offset: u64, data: &mut [u8]) -> Result<(), Error> {
+        // As the kernel does: whoever asks waits for the end of a reset.
+        if self.resets.load(Ordering::SeqCst) {
+            self.blind.store(false, Ordering::SeqCst);
+        }
         self.inner.config_read(offset, data)
     }
 
@@ -143,6 +149,7 @@ fn bench(options: Options) -> Bench {
     let transport = Arc::new(Hooked {
         inner: EmulatedTransport::stepped(Arc::clone(&emulator)),
         blind: AtomicBool::new(false),
+        resets: AtomicBool::new(false),
         doorbell: Mutex::default(),
         disable: Mutex::default(),
         reset: Mutex::default(),
@@ -175,6 +182,13 @@ impl Bench {
     fn works(&self, queue: &mut IoQueue) {
         let buffer = self.controller.allocate(4096).unwrap();
         queue.read_blocking(&self.namespace, 0, buffer).unwrap();
+    }
+
+    /// A reset of the function that the driver has not asked for, not over yet.
+    fn reset_by_somebody_else(&self) {
+        self.emulator.reset();
+        self.transport.resets.store(true, Ordering::SeqCst);
+        self.transport.blind.store(true, Ordering::SeqCst);
     }
 
     fn admin(&self, opcode: u8, fault: CommandFault) {
@@ -390,8 +404,16 @@ fn a_reset_by_somebody_else_is_noticed() {
     queue.rebuild().unwrap();
     bench.works(&mut queue);
 
+    // Also while it is under way.
+    bench.reset_by_somebody_else();
+    queue
+        .check_deadlines(Instant::now() + Duration::from_secs(4))
+        .unwrap();
+    queue.rebuild().unwrap();
+    bench.works(&mut queue);
+
     // And by an admin command, long before its time is over.
-    bench.emulator.reset();
+    bench.reset_by_somebody_else();
     let before = Instant::now();
     let error = bench.controller.namespaces().unwrap_err();
     assert!(
@@ -406,7 +428,11 @@ fn a_reset_by_somebody_else_is_noticed() {
     );
     assert!(before.elapsed() < Duration::from_secs(1));
     assert_eq!(bench.controller.namespaces().unwrap(), [1]);
-    assert_eq!(bench.controller.events().resets, 2);
+    assert_eq!(bench.controller.events().resets, 3);
+
+    // And in the middle of recovery.
+    bench.reset_by_somebody_else();
+    bench.controller.recover().unwrap();
 }
 
 #[test]

@@ -245,7 +245,7 @@ impl Inner {
             if now.duration_since(looked) >= STATUS_INTERVAL {
                 looked = now;
                 let csts = self.status();
-                if csts.is_gone() {
+                if csts.is_gone() && self.is_gone() {
                     self.shared.give_up();
                     return Err(Error::Gone);
                 }

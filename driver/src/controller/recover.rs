@@ -49,6 +49,12 @@ impl Inner {
         result
     }
 
+    /// Whether the controller is gone: its status reads all ones, also after configuration space has answered. While somebody else
+    /// resets the function its registers read so, too, and the kernel lets accesses to configuration space wait for the end of it.
+    pub(super) fn is_gone(&self) -> bool {
+        self.status().is_gone() && (self.is_pulled_out() || self.status().is_gone())
+    }
+
     /// Whether configuration space reads as it does where there is no function: all ones. The class code is looked at, since
     /// the kernel answers for the vendor from memory.
     fn is_pulled_out(&self) -> bool {
@@ -64,7 +70,7 @@ impl Inner {
     pub(crate) fn confirm_gone(&self, seen: u32) -> Result<(), Error> {
         // A function that another thread resets may read as all ones meanwhile: look again when nobody does.
         let _admin = self.lock_admin();
-        if self.shared.epoch() == seen && self.status().is_gone() {
+        if self.shared.epoch() == seen && self.is_gone() {
             tracing::error!(controller = %self.name, "the controller is gone");
             self.shared.give_up();
             return Err(Error::Gone);

@@ -54,10 +54,10 @@ impl Inner {
             let over = start.elapsed() >= timeout;
             let csts = self.status();
             // All ones mean that the controller is gone, never that it is ready.
-            if csts.is_gone() {
+            if csts.is_gone() && self.is_gone() {
                 return Err(Error::Gone);
             }
-            if done(csts) {
+            if !csts.is_gone() && done(csts) {
                 return Ok(());
             }
             if over {
@@ -69,7 +69,10 @@ impl Inner {
 
     /// Clears CC.EN and waits until the controller has stopped. When this succeeds the controller has let go of all memory.
     pub(super) fn disable(&self) -> Result<(), Error> {
-        let cc = Cc::from_bits(self.transport.read32(CC));
+        let mut cc = Cc::from_bits(self.transport.read32(CC));
+        if cc.is_gone() && !self.is_gone() {
+            cc = Cc::from_bits(self.transport.read32(CC));
+        }
         if cc.is_gone() {
             return Err(Error::Gone);
         }

@@ -74,10 +74,10 @@ impl IoQueue {
             return Ok(false);
         }
         self.cold.looked = now;
-        let csts = self.cold.inner.status();
+        let mut csts = self.cold.inner.status();
         if csts.is_gone() {
             self.cold.inner.confirm_gone(self.cold.made_in)?;
-            return Ok(false);
+            csts = self.cold.inner.status();
         }
         // One that is not ready was reset by somebody else, or is being recovered by another thread.
         Ok(csts.is_fatal() || !csts.is_ready())
