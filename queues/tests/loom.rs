@@ -381,14 +381,14 @@ fn a_batch_that_is_answered_out_of_order_wraps() {
             for opcode in [NvmOpcode::WRITE, NvmOpcode::READ] {
                 let (block, cid) = slots.peek().unwrap();
                 let value = 0x100 * (round + 1) + block as u32;
-                assert_eq!(slots.insert((opcode, block, value)), Ok(cid));
+                assert_eq!(slots.insert((opcode.0, block, value)), Ok(cid));
                 host.push(opcode, cid, block, value);
             }
             host.submission.ring();
             for _ in 0..2 {
                 let entry = host.wait();
                 let (opcode, block, value) = slots.remove(entry.cid).unwrap();
-                host.check(&entry, opcode, block, value);
+                host.check(&entry, NvmOpcode(opcode), block, value);
             }
             host.completion.ring();
         }
