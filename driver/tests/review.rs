@@ -145,7 +145,11 @@ fn options(recovery: RecoveryLimit) -> Options {
 }
 
 fn bench(options: Options) -> Bench {
-    let emulator = Emulator::new("size=64M".parse().unwrap()).unwrap();
+    configured("size=64M", options)
+}
+
+fn configured(config: &str, options: Options) -> Bench {
+    let emulator = Emulator::new(config.parse().unwrap()).unwrap();
     let transport = Arc::new(Hooked {
         inner: EmulatedTransport::stepped(Arc::clone(&emulator)),
         blind: AtomicBool::new(false),
@@ -646,5 +650,73 @@ proptest! {
         }
         prop_assert_eq!(bench.controller.quarantined(), 0);
         prop_assert_eq!(bench.emulator.iommu().fault_count(), 0);
+    }
+}
+
+#[test]
+fn options_at_their_ends_are_brought_into_bounds() {
+    const ENDS: [u32; 3] = [0, 1, u32::MAX];
+    for config in [
+        "size=64M",
+        "size=64M,mqes=2,dstrd=8,mdts=0",
+        "size=64M,lba=4096,mdts=1",
+    ] {
+        for io_queues in [0, u16::MAX] {
+            let bench = configured(
+                config,
+                Options {
+                    io_queues,
+                    ..options(RecoveryLimit::Controller)
+                },
+            );
+            for depth in ENDS {
+                for doorbell_batch in ENDS {
+                    for max_transfer in ENDS {
+                        let options = QueueOptions {
+                            depth,
+                            doorbell_batch,
+                            max_transfer,
+                        };
+                        let mut queue = bench.controller.io_queue(options).unwrap();
+                        assert!((1..=4095).contains(&queue.depth()));
+                        for length in [4096, 7 * 4096] {
+                            let buffer = bench.controller.allocate(length).unwrap();
+                            let buffer = queue.write_blocking(&bench.namespace, 0, buffer).unwrap();
+                            queue.read_blocking(&bench.namespace, 0, buffer).unwrap();
+                        }
+                    }
+                }
+            }
+        }
+    }
+}
+
+#[test]
+fn timeouts_at_their_ends_end_commands_once() {
+    for (io_timeout, abort_grace) in [
+        (Duration::ZERO, Duration::ZERO),
+        (Duration::MAX, Duration::ZERO),
+        (Duration::ZERO, Duration::MAX),
+    ] {
+        let bench = bench(Options {
+            io_timeout,
+            abort_grace,
+            ..options(RecoveryLimit::Controller)
+        });
+        let mut queue = bench.queue();
+        bench.emulator.inject(Fault::on(
+            Matcher::io().opcode(READ).times(1),
+            CommandFault::Hang(OnAbort::NotAborted),
+        ));
+        bench.read(&mut queue, 1);
+        let now = Instant::now();
+        for hours in 0..4 {
+            queue.check_deadlines(now + hours * HOUR).unwrap();
+        }
+        let ends = io_timeout == Duration::ZERO && abort_grace == Duration::ZERO;
+        assert_eq!(queue.poll().is_some(), ends);
+        bench.controller.recover().unwrap();
+        assert_eq!(queue.poll().is_some(), !ends);
+        assert!(queue.poll().is_none() && queue.in_flight() == 0);
     }
 }
