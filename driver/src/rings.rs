@@ -1,13 +1,27 @@
 //! Memory for a queue pair's rings.
-#![allow(unsafe_code)] // lays a submission ring into memory of which it is the only user
+#![allow(unsafe_code)] // lays a submission ring into memory of which it is the only user, and takes its doorbells
 
 use std::sync::Arc;
 
 use nvme_vfio_dma::{Access, AddressSpace, SharedMemory};
-use nvme_vfio_queues::ring::{CompletionMemory, SubmissionMemory};
+use nvme_vfio_queues::registers::Cap;
+use nvme_vfio_queues::ring::{CompletionMemory, Doorbell, SubmissionMemory};
 use nvme_vfio_queues::{Command, CompletionEntry};
 
 use crate::Error;
+use crate::transport::Transport;
+
+/// The tail and head doorbells of the queue pair `id`, for its rings; `None` where BAR 0 does not hold them.
+pub(crate) fn doorbells(transport: &dyn Transport, cap: Cap, id: u16) -> Option<[Doorbell; 2]> {
+    // SAFETY: queue identifiers have one owner at a time, which moves the doorbells into that pair's rings; these
+    // ring for whole entries only.
+    unsafe {
+        Some([
+            transport.doorbell(cap.sq_tail_doorbell(id))?,
+            transport.doorbell(cap.cq_head_doorbell(id))?,
+        ])
+    }
+}
 
 /// The memory of a queue pair: what the controller only reads, and what it writes. Each begins on a memory page.
 #[derive(Debug)]

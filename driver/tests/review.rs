@@ -64,6 +64,7 @@ impl fmt::Debug for Hooked {
     }
 }
 
+#[allow(unsafe_code)] // passes on what the driver answers for
 impl Transport for Hooked {
     fn address_space(&self) -> &AddressSpace {
         self.inner.address_space()
@@ -83,20 +84,23 @@ impl Transport for Hooked {
         self.inner.read64(offset)
     }
 
-    fn write32(&self, offset: usize, value: u32) {
+    unsafe fn write32(&self, offset: usize, value: u32) {
         if offset == CC && value & 1 == 0 {
             Self::run(&self.disable);
         }
-        self.inner.write32(offset, value);
+        // SAFETY: the caller answers for it.
+        unsafe { self.inner.write32(offset, value) };
     }
 
-    fn write64(&self, offset: usize, value: u64) {
-        self.inner.write64(offset, value);
+    unsafe fn write64(&self, offset: usize, value: u64) {
+        // SAFETY: the caller answers for it.
+        unsafe { self.inner.write64(offset, value) };
     }
 
-    fn doorbell(&self, offset: usize) -> Option<Doorbell> {
+    unsafe fn doorbell(&self, offset: usize) -> Option<Doorbell> {
         Self::run(&self.doorbell);
-        self.inner.doorbell(offset)
+        // SAFETY: the caller answers for it.
+        unsafe { self.inner.doorbell(offset) }
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), Error> {

@@ -11,7 +11,7 @@ use nvme_vfio_queues::{Command, CompletionEntry, DataPointer, QueueSize};
 
 use super::Inner;
 use super::shared::Counters;
-use crate::rings::QueueMemory;
+use crate::rings::{QueueMemory, doorbells};
 use crate::transport::Transport;
 use crate::{Error, NotReady};
 
@@ -56,17 +56,11 @@ impl AdminQueue {
         transport: &dyn Transport,
         cap: Cap,
     ) -> Result<Self, Error> {
-        let beyond = || Error::Capabilities {
-            reason: "BAR 0 does not hold the admin doorbells".to_owned(),
-        };
         let (memory, submission, completion) =
             QueueMemory::new(space, ADMIN_ENTRIES.entries(), 0, PageSize::KIB_4.bytes())?;
-        let tail = transport
-            .doorbell(cap.sq_tail_doorbell(0))
-            .ok_or_else(beyond)?;
-        let head = transport
-            .doorbell(cap.cq_head_doorbell(0))
-            .ok_or_else(beyond)?;
+        let [tail, head] = doorbells(transport, cap, 0).ok_or_else(|| Error::Capabilities {
+            reason: "BAR 0 does not hold the admin doorbells".to_owned(),
+        })?;
         Ok(Self {
             submission: SubmissionRing::new(submission, tail),
             completion: CompletionRing::new(completion, head),

@@ -1,5 +1,7 @@
 //! Enabling, disabling and shutting down, by the specification (NVMe base 2.0, sections 3.5.1 and 3.6).
 
+#![allow(unsafe_code)] // writes the registers that make a controller run
+
 use std::time::{Duration, Instant};
 
 use nvme_vfio_queues::registers::offset::{ACQ, AQA, ASQ, CAP, CC, CSTS};
@@ -67,6 +69,12 @@ impl Inner {
         }
     }
 
+    /// Writes CC.
+    fn configure(&self, cc: Cc) {
+        // SAFETY: `enable` alone sets CC.EN, after the admin queue was programmed; the rest commands no access to memory.
+        unsafe { self.transport.write32(CC, cc.into_bits()) };
+    }
+
     /// Clears CC.EN and waits until the controller has stopped. When this succeeds the controller has let go of all memory.
     pub(super) fn disable(&self) -> Result<(), Error> {
         let mut cc = Cc::from_bits(self.transport.read32(CC));
@@ -77,8 +85,7 @@ impl Inner {
             return Err(Error::Gone);
         }
         if cc.en() {
-            self.transport
-                .write32(CC, cc.with_en(false).with_shn(Cc::SHN_NONE).into_bits());
+            self.configure(cc.with_en(false).with_shn(Cc::SHN_NONE));
         }
         self.wait_disabled()
     }
@@ -113,9 +120,12 @@ impl Inner {
         let transport = &self.transport;
         let attributes = Aqa::of(ADMIN_ENTRIES, ADMIN_ENTRIES)
             .ok_or_else(|| Error::Length("the admin queues are too long".to_owned()))?;
-        transport.write32(AQA, attributes.into_bits());
-        transport.write64(ASQ, asq);
-        transport.write64(ACQ, acq);
+        // SAFETY: the admin queue's rings, which stay until the controller was stopped or are never freed.
+        unsafe {
+            transport.write32(AQA, attributes.into_bits());
+            transport.write64(ASQ, asq);
+            transport.write64(ACQ, acq);
+        }
         transport.set_bus_master(true)?;
         let css = if self.cap.supports_nvm_command_set() {
             Cc::CSS_NVM
@@ -128,7 +138,7 @@ impl Inner {
             .with_page_size(self.page)
             .with_css(css)
             .with_en(true);
-        transport.write32(CC, cc.into_bits());
+        self.configure(cc);
         // CFS is looked at together with RDY: a controller that dislikes its configuration reports it instead of becoming ready.
         self.wait_status(
             self.ready_timeout,
@@ -169,8 +179,7 @@ impl Inner {
         if !cc.en() {
             return Ok(());
         }
-        self.transport
-            .write32(CC, cc.with_shn(Cc::SHN_NORMAL).into_bits());
+        self.configure(cc.with_shn(Cc::SHN_NORMAL));
         let timeout = self.options.shutdown_timeout;
         self.wait_status(timeout, NotReady::Disable(timeout), |csts| {
             csts.is_shut_down() || csts.is_fatal()

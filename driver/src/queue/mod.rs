@@ -26,7 +26,7 @@ use nvme_vfio_queues::slots::{MAX_SLOTS, SlotTable};
 use crate::Error;
 use crate::controller::{GONE, Inner, NotCreated, Shared};
 use crate::options::QueueOptions;
-use crate::rings::QueueMemory;
+use crate::rings::{QueueMemory, doorbells};
 
 mod blocking;
 mod completion;
@@ -227,22 +227,11 @@ impl IoQueue {
         )?;
 
         let id = inner.take_queue_id()?;
-        let doorbell = |offset: usize| {
-            let absent = || format!("BAR 0 does not hold the doorbells of queue {id}");
-            inner
-                .transport
-                .doorbell(offset)
-                .ok_or_else(|| Error::Capabilities { reason: absent() })
-        };
-        let (tail, head) = match (
-            doorbell(inner.cap.sq_tail_doorbell(id)),
-            doorbell(inner.cap.cq_head_doorbell(id)),
-        ) {
-            (Ok(tail), Ok(head)) => (tail, head),
-            (Err(error), _) | (_, Err(error)) => {
-                inner.give_back_queue_id(id);
-                return Err(error);
-            }
+        let Some([tail, head]) = doorbells(inner.transport.as_ref(), inner.cap, id) else {
+            inner.give_back_queue_id(id);
+            return Err(Error::Capabilities {
+                reason: format!("BAR 0 does not hold the doorbells of queue {id}"),
+            });
         };
         let made_in = match inner.create_queue_pair(id, &submission, &completion, size) {
             Ok(epoch) => epoch,

@@ -1,5 +1,5 @@
 //! A software controller in this process.
-#![allow(unsafe_code)] // hands out doorbells, which are pointers into the emulator's doorbell page
+#![allow(unsafe_code)] // passes on register writes, hands out doorbells, which are pointers into the emulator's doorbell page
 
 use std::ptr::NonNull;
 use std::sync::Arc;
@@ -86,16 +86,16 @@ impl Transport for EmulatedTransport {
         self.emulator.register_read(register(offset), 8)
     }
 
-    fn write32(&self, offset: usize, value: u32) {
+    unsafe fn write32(&self, offset: usize, value: u32) {
         self.emulator
             .register_write(register(offset), 4, u64::from(value));
     }
 
-    fn write64(&self, offset: usize, value: u64) {
+    unsafe fn write64(&self, offset: usize, value: u64) {
         self.emulator.register_write(register(offset), 8, value);
     }
 
-    fn doorbell(&self, offset: usize) -> Option<Doorbell> {
+    unsafe fn doorbell(&self, offset: usize) -> Option<Doorbell> {
         let doorbells = self.emulator.doorbells();
         let register = doorbells.get(offset.checked_sub(DOORBELLS)? / size_of::<u32>())?;
         // SAFETY: the register is an atomic inside the array, which the clone of its `Arc` keeps alive.

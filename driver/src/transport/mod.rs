@@ -1,4 +1,5 @@
 //! How a controller is reached: registers, doorbells, configuration space and reset, whatever carries them.
+#![allow(unsafe_code)] // declares what whoever commands a controller answers for; nothing unsafe is done here
 
 use std::fmt::Debug;
 
@@ -28,13 +29,23 @@ pub trait Transport: Send + Sync + Debug {
     fn read64(&self, offset: usize) -> u64;
 
     /// Writes a 32-bit register at `offset` bytes in BAR 0.
-    fn write32(&self, offset: usize, value: u32);
+    ///
+    /// # Safety
+    /// Registers tell the controller where its queues are, and to begin. The caller answers for it that the controller touches no memory
+    /// because of it but what was lent to it.
+    unsafe fn write32(&self, offset: usize, value: u32);
 
     /// Writes a 64-bit register at `offset` bytes in BAR 0.
-    fn write64(&self, offset: usize, value: u64);
+    ///
+    /// # Safety
+    /// As for [`write32`](Self::write32).
+    unsafe fn write64(&self, offset: usize, value: u64);
 
     /// The doorbell register at `offset` bytes in BAR 0; `None` where BAR 0 does not reach that far.
-    fn doorbell(&self, offset: usize) -> Option<Doorbell>;
+    ///
+    /// # Safety
+    /// It is rung only by the owner of its queue: what was in a ring before is commanded again by a wrong value.
+    unsafe fn doorbell(&self, offset: usize) -> Option<Doorbell>;
 
     /// Lets the function reach memory, or not (PCI command register, bit 2).
     ///

@@ -1,5 +1,5 @@
 //! A controller that the kernel lends through VFIO.
-#![allow(unsafe_code)] // hands out doorbells, which are pointers into the mapped BAR
+#![allow(unsafe_code)] // passes on register writes, hands out doorbells, which are pointers into the mapped BAR
 
 use std::sync::Arc;
 use std::sync::atomic::AtomicU32;
@@ -71,18 +71,21 @@ impl Transport for VfioTransport {
         u64::from(self.read32(offset)) | u64::from(self.read32(offset + 4)) << 32
     }
 
-    fn write32(&self, offset: usize, value: u32) {
+    unsafe fn write32(&self, offset: usize, value: u32) {
         if self.registers.write32(offset as u64, value).is_err() {
             tracing::error!(function = %self.device.address(), offset, "BAR 0 does not reach a register that was to be written");
         }
     }
 
-    fn write64(&self, offset: usize, value: u64) {
-        self.write32(offset, value as u32);
-        self.write32(offset + 4, (value >> 32) as u32);
+    unsafe fn write64(&self, offset: usize, value: u64) {
+        // SAFETY: the caller answers for both halves.
+        unsafe {
+            self.write32(offset, value as u32);
+            self.write32(offset + 4, (value >> 32) as u32);
+        }
     }
 
-    fn doorbell(&self, offset: usize) -> Option<Doorbell> {
+    unsafe fn doorbell(&self, offset: usize) -> Option<Doorbell> {
         let register = self.registers.pointer_at(offset as u64, size_of::<u32>())?;
         if !register.cast::<AtomicU32>().is_aligned() {
             return None;
