@@ -547,7 +547,11 @@ fn a_second_owner_finds_a_controller_that_was_left_running() {
     }
     let emulator = nvme_vfio_emulator::Emulator::new("size=16M".parse().unwrap()).unwrap();
     let transport = Arc::new(EmulatedTransport::running(emulator).unwrap());
-    let open = || Controller::with_transport(transport.clone(), Options::default()).unwrap();
+    // Each owner has its own way to the controller, as each process has its own VFIO descriptor.
+    let open = || {
+        let way = Arc::new(common::Way(Arc::clone(&transport)));
+        Controller::with_transport(way, Options::default()).unwrap()
+    };
     let before = open();
     let namespace = first(&before);
     let mut queue = before.io_queue(QueueOptions::default()).unwrap();

@@ -724,3 +724,21 @@ fn timeouts_at_their_ends_end_commands_once() {
         assert!(queue.poll().is_none() && queue.in_flight() == 0);
     }
 }
+
+#[test]
+fn a_transport_carries_one_controller_at_a_time() {
+    let bench = bench(options(RecoveryLimit::Controller));
+    let mut queue = bench.queue();
+    let again = || {
+        let transport = Arc::clone(bench.controller.transport());
+        Controller::with_transport(transport, options(RecoveryLimit::Controller))
+    };
+    for _ in 0..2 {
+        let error = again().unwrap_err();
+        assert!(matches!(error, Error::AlreadyOpen { .. }), "{error}");
+        bench.works(&mut queue);
+    }
+    let transport: Arc<dyn Transport> = bench.transport.clone();
+    drop((queue, bench));
+    Controller::with_transport(transport, options(RecoveryLimit::Controller)).unwrap();
+}

@@ -13,6 +13,7 @@ use nvme_vfio_queues::{Command, DataPointer, IdentifyController};
 use zerocopy::{FromBytes, FromZeros};
 
 use super::admin::{AdminData, AdminQueue};
+use super::claim::Claim;
 use super::queues::QueueIds;
 use super::shared::Shared;
 use super::{Admin, Controller, Inner};
@@ -36,6 +37,7 @@ const READY_MARGIN: Duration = Duration::from_secs(1);
 static NUMBER: AtomicU32 = AtomicU32::new(1);
 
 pub(super) fn open(transport: Arc<dyn Transport>, options: Options) -> Result<Controller, Error> {
+    let claim = Claim::new(&transport)?;
     // The controller may still run from an earlier owner and touch memory at addresses that are about to be mapped.
     transport.set_bus_master(false)?;
     let cap = capabilities(transport.as_ref())?;
@@ -53,6 +55,7 @@ pub(super) fn open(transport: Arc<dyn Transport>, options: Options) -> Result<Co
         .unwrap_or_else(|| ready_timeout(cap, transport.as_ref()));
     let queue = AdminQueue::new(&space, transport.as_ref(), cap)?;
     let mut inner = Inner {
+        _claim: claim,
         number: NUMBER.fetch_add(1, Ordering::Relaxed),
         shared: Arc::new(Shared::default()),
         name: transport.name(),

@@ -17,6 +17,7 @@ use crate::transport::Transport;
 use crate::{Error, Group};
 
 mod admin;
+mod claim;
 mod commands;
 mod init;
 mod queues;
@@ -31,6 +32,7 @@ pub(crate) use shared::{Counters, GONE, Shared};
 pub(crate) use queues::NotCreated;
 
 use admin::AdminQueue;
+use claim::Claim;
 use queues::QueueIds;
 
 /// What the admin lock guards.
@@ -42,6 +44,7 @@ struct Admin {
 
 /// What all handles and queues of one controller share.
 pub(crate) struct Inner {
+    _claim: Claim,
     /// Tells controllers apart within the process.
     pub(crate) number: u32,
     pub(crate) shared: Arc<Shared>,
@@ -122,7 +125,7 @@ impl Controller {
     /// Initialises the controller behind `transport`, which may still be running from an earlier owner.
     ///
     /// # Errors
-    /// As [`open`](Self::open).
+    /// As [`open`](Self::open), and [`Error::AlreadyOpen`] while another controller runs on it.
     pub fn with_transport(transport: Arc<dyn Transport>, options: Options) -> Result<Self, Error> {
         init::open(transport, options)
     }
