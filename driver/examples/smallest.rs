@@ -57,7 +57,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let buffers = (0..in_flight)
         .map(|_| controller.allocate(4096))
         .collect::<Result<_, _>>()?;
-    run(&mut queue, &namespace, buffers, reads, std::hint::spin_loop)?;
+    run(&mut queue, &namespace, buffers, reads, || {})?;
     println!("{reads} reads");
     Ok(())
 }

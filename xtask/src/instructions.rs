@@ -184,6 +184,8 @@ fn build() -> Result<PathBuf> {
             "instructions",
         ])
         .args(["--message-format", "json-render-diagnostics"])
+        // Incremental code is cut into units, and costs more.
+        .env("CARGO_INCREMENTAL", "0")
         .current_dir(vm::workspace())
         .stderr(std::process::Stdio::inherit())
         .output()
