@@ -58,8 +58,8 @@ impl Default for Options {
 pub struct QueueOptions {
     /// How many commands may be in flight: 1 to 4095, brought down to what the controller offers. Default 128.
     pub depth: u32,
-    /// How many submissions and completions are gathered before the doorbells are rung without being asked to. They
-    /// are rung anyway when [`poll`](crate::IoQueue::poll) finds nothing. Default 64, which `docs/performance.md` explains.
+    /// How many submissions are gathered before their doorbell is rung without being asked to. It is rung anyway when
+    /// [`poll`](crate::IoQueue::poll) finds nothing. Default 64, which `docs/performance.md` explains.
     pub doorbell_batch: u32,
     /// The largest transfer of one command in bytes, where the controller allows more. Larger I/O is split. Default, and
     /// the most, 512 memory pages of the controller (2 MiB).

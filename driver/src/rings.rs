@@ -35,21 +35,22 @@ pub(crate) struct QueueMemory {
 }
 
 impl QueueMemory {
-    /// Rings of `entries` entries each, and `lists` bytes for PRP lists, in pages of `page` bytes.
+    /// Rings of `submissions` and `completions` entries, and `lists` bytes for PRP lists, in pages of `page` bytes.
     pub(crate) fn new(
         space: &AddressSpace,
-        entries: u32,
+        submissions: u32,
+        completions: u32,
         lists: usize,
         page: usize,
     ) -> Result<(Self, SubmissionMemory, CompletionMemory), Error> {
-        let lists_at = (entries as usize * size_of::<Command>()).next_multiple_of(page);
-        let answers = (entries as usize * size_of::<CompletionEntry>()).next_multiple_of(page);
+        let lists_at = (submissions as usize * size_of::<Command>()).next_multiple_of(page);
+        let answers = (completions as usize * size_of::<CompletionEntry>()).next_multiple_of(page);
         let read_by_device = Arc::new(space.shared(lists_at + lists, Access::DEVICE_READ)?);
         let written_by_device = Arc::new(space.shared(answers, Access::DEVICE_WRITE)?);
         // SAFETY: the memory was just made, and nobody but the ring writes below `lists_at`: PRP lists begin there, and the rest of the
         // driver only holds it.
-        let submission = unsafe { SubmissionMemory::new(&read_by_device, 0, entries) }?;
-        let completion = CompletionMemory::new(&written_by_device, 0, entries)?;
+        let submission = unsafe { SubmissionMemory::new(&read_by_device, 0, submissions) }?;
+        let completion = CompletionMemory::new(&written_by_device, 0, completions)?;
         let memory = Self {
             read_by_device,
             written_by_device,

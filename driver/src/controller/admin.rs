@@ -56,8 +56,9 @@ impl AdminQueue {
         transport: &dyn Transport,
         cap: Cap,
     ) -> Result<Self, Error> {
+        let entries = ADMIN_ENTRIES.entries();
         let (memory, submission, completion) =
-            QueueMemory::new(space, ADMIN_ENTRIES.entries(), 0, PageSize::KIB_4.bytes())?;
+            QueueMemory::new(space, entries, entries, 0, PageSize::KIB_4.bytes())?;
         let [tail, head] = doorbells(transport, cap, 0).ok_or_else(|| Error::Capabilities {
             reason: "BAR 0 does not hold the admin doorbells".to_owned(),
         })?;

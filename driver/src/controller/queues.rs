@@ -2,7 +2,7 @@
 
 use nvme_vfio_queues::command::QueuePriority;
 use nvme_vfio_queues::features::NumberOfQueues;
-use nvme_vfio_queues::ring::{CompletionMemory, SubmissionMemory};
+use nvme_vfio_queues::ring::{CompletionMemory, Entries, SubmissionMemory};
 use nvme_vfio_queues::{Command, QueueSize, Status};
 
 use super::{Admin, AdminData, Inner};
@@ -70,6 +70,14 @@ pub(crate) struct NotCreated {
     pub(crate) left_in: Option<u32>,
 }
 
+/// How many entries a ring has, as the commands that create queues are told it.
+fn queue_size(ring: &impl Entries) -> Result<QueueSize, Error> {
+    let entries = ring.entries();
+    QueueSize::new(entries).ok_or_else(|| Error::Capabilities {
+        reason: format!("a queue of {entries} entries is not possible"),
+    })
+}
+
 impl Inner {
     /// Asks for I/O queues (Set Features, Number of Queues) and takes note of how many are granted.
     pub(super) fn ask_for_queues(&self, admin: &mut Admin) -> Result<(), Error> {
@@ -121,7 +129,6 @@ impl Inner {
         id: u16,
         submission: &SubmissionMemory,
         completion: &CompletionMemory,
-        size: QueueSize,
     ) -> Result<u32, NotCreated> {
         let mut admin = self.lock_admin();
         // Under one lock, so that no reset comes in between: both queues belong to this epoch.
@@ -133,10 +140,11 @@ impl Inner {
                 self.execute(&mut admin.queue, name, command, AdminData::None, timeout)
             };
             let refused = |error: &Error| matches!(error, Error::Status { .. });
+            let size = queue_size(completion)?;
             let command = Command::create_io_cq(id, size, completion.iova().0, None);
             let Err(error) = execute("Create I/O Completion Queue", command).and_then(|_| {
                 left_in = Some(epoch);
-                let priority = QueuePriority::default();
+                let (size, priority) = (queue_size(submission)?, QueuePriority::default());
                 let command = Command::create_io_sq(id, size, submission.iova().0, id, priority);
                 execute("Create I/O Submission Queue", command)
             }) else {

@@ -103,7 +103,6 @@ impl IoQueue {
             self.cold.id,
             self.submission.memory(),
             self.completion.memory(),
-            self.cold.size,
         );
         // A reset may have come since the epoch was read; what counts is the one in which the queue was created.
         let epoch = match created {

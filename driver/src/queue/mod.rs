@@ -18,7 +18,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nvme_vfio_dma::{Buffer, DomainId, SharedMemory};
-use nvme_vfio_queues::QueueSize;
 use nvme_vfio_queues::prp::{self, PageSize, PrpListMemory};
 use nvme_vfio_queues::ring::{CompletionRing, SubmissionRing};
 use nvme_vfio_queues::slots::{MAX_SLOTS, SlotTable};
@@ -44,6 +43,9 @@ use large::Large;
 
 /// The epoch that no controller ever has: `IoQueue::expected` is set to it to lead the hot path to the cold one.
 const ATTENTION: u32 = u32::MAX - 1;
+
+/// By how many entries a completion queue is longer than its submission queue, where that one is short.
+const SPARE_COMPLETIONS: u32 = 64;
 
 /// The most memory pages that one command may carry: as many as one page of PRP list describes, whatever the alignment.
 const MAX_PAGES: usize = 512;
@@ -138,7 +140,6 @@ impl PrpListMemory for SlotList<'_> {
 struct Cold {
     inner: Arc<Inner>,
     id: u16,
-    size: QueueSize,
     made: Instant,
     /// When the controller's status was looked at last, since the queue was made.
     looked: Duration,
@@ -190,6 +191,8 @@ pub struct IoQueue {
     /// How many more submissions may gather before the controller is told of them.
     room: u32,
     batch: u32,
+    /// How many completions may be taken before the controller must be told of them, lest it have no room for others.
+    spare: u32,
     controller: u32,
     domain: DomainId,
     /// The largest transfer of one command in bytes.
@@ -215,13 +218,13 @@ impl IoQueue {
             .min(inner.cap.mqes().saturating_sub(1))
             .max(1);
         let entries = depth + 1;
-        let size = QueueSize::new(entries).ok_or_else(|| Error::Capabilities {
-            reason: format!("a queue of {entries} entries is not possible"),
-        })?;
+        // Room for completions that the controller has not been told of: it need not be told after each.
+        let spare = depth.max(SPARE_COMPLETIONS).min(inner.cap.mqes() - entries);
         let page = inner.page;
         let (memory, submission, completion) = QueueMemory::new(
             &inner.space,
             entries,
+            entries + spare,
             depth as usize * page.bytes(),
             page.bytes(),
         )?;
@@ -233,7 +236,7 @@ impl IoQueue {
                 reason: format!("BAR 0 does not hold the doorbells of queue {id}"),
             });
         };
-        let made_in = match inner.create_queue_pair(id, &submission, &completion, size) {
+        let made_in = match inner.create_queue_pair(id, &submission, &completion) {
             Ok(epoch) => epoch,
             Err(NotCreated { error, left_in }) => {
                 // A reset says that the queues do not exist. Else their rings may still be used by the controller.
@@ -259,6 +262,7 @@ impl IoQueue {
             expected: made_in,
             room: options.doorbell_batch.max(1),
             batch: options.doorbell_batch.max(1),
+            spare,
             controller: inner.number,
             domain: inner.space.id(),
             limit: wanted,
@@ -276,7 +280,6 @@ impl IoQueue {
             },
             cold: Box::new(Cold {
                 id,
-                size,
                 made: Instant::now(),
                 looked: Duration::ZERO,
                 made_in,

@@ -8,7 +8,7 @@ use super::{Completion, IoQueue, Outcome, Slot, State};
 use crate::controller::Counters;
 
 impl IoQueue {
-    /// Takes the next completion, if there is one. Rings both doorbells where there is none, so that a loop of `poll` and
+    /// Takes the next completion, if there is one. Rings the doorbell where there is none, so that a loop of `poll` and
     /// submissions needs no other call.
     #[inline(always)]
     pub fn poll(&mut self) -> Option<Completion> {
@@ -55,7 +55,7 @@ impl IoQueue {
         if self.shared.epoch() != self.expected {
             return self.poll_attention();
         }
-        if self.submission.is_unrung() || self.completion.is_unrung() {
+        if self.submission.is_unrung() {
             self.ring();
         }
         None

@@ -96,8 +96,12 @@ impl IoQueue {
         self.room = self.batch;
         // A queue that a reset has taken away has no doorbell any more: it may be another queue's.
         if self.shared.epoch() == self.cold.made_in {
+            // Only when the controller would run short of room: as many entries as there are commands in flight stay free for it. First,
+            // since it has nothing to do yet for what comes next.
+            if self.completion.unrung() > self.spare {
+                self.completion.ring();
+            }
             self.submission.ring();
-            self.completion.ring();
         }
     }
 
