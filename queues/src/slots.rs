@@ -100,12 +100,6 @@ impl<T: Default> Occupied<'_, T> {
         (self.identifier & self.mask) as usize
     }
 
-    /// Whether the command was marked.
-    #[must_use]
-    pub fn is_marked(&self) -> bool {
-        self.slot.state & MARKED != 0
-    }
-
     /// Marks the command as one that wants more than the common treatment: [`SlotTable::common`] does not find it any more.
     pub fn mark(&mut self) {
         self.slot.state |= MARKED;

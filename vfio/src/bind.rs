@@ -112,10 +112,7 @@ pub enum BindError {
     #[error("the driver vfio-pci is not loaded. Run: modprobe vfio-pci")]
     DriverMissing,
     /// Somebody uses it.
-    #[error(
-        "{address} is in use: {}. End that first, or use --force and lose it",
-        holder_list(holders)
-    )]
+    #[error("{address} is in use: {}", holder_list(holders))]
     Held {
         /// The function.
         address: PciAddress,

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Bits, Field, Item, Object, Show, dump, lines};
+use super::{Field, Item, Object, Show, b, d, lines, push_vendor_specific, x};
 
 /// Size of the data structure in bytes.
 pub const SIZE: usize = 4096;
@@ -11,18 +11,6 @@ const POWER_STATE_SIZE: usize = 32;
 const MAX_POWER_STATES: usize = 32;
 const NPSS: usize = 263;
 const VENDOR_SPECIFIC: usize = 3072;
-
-const fn d(key: &'static str, offset: usize, length: usize) -> Field {
-    Field::decimal(key, offset, length)
-}
-
-const fn x(key: &'static str, offset: usize, length: usize) -> Field {
-    Field::hex(key, offset, length)
-}
-
-const fn b(high: u8, low: u8, name: &'static str) -> Bits {
-    Bits { high, low, name }
-}
 
 /// The fields before the power states.
 pub const FIELDS: &[Field] = &[
@@ -327,11 +315,7 @@ pub fn text(data: &[u8], explain: bool, vendor_specific: bool) -> String {
         );
     }
     if vendor_specific {
-        let _ = write!(
-            out,
-            "vs[]:\n{}",
-            dump(data.get(VENDOR_SPECIFIC..).unwrap_or_default())
-        );
+        push_vendor_specific(&mut out, data, VENDOR_SPECIFIC);
     }
     out
 }

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Bits, Field, Item, Object, Show, dump, lines};
+use super::{Field, Item, Object, Show, b, d, lines, push_vendor_specific, x};
 
 /// Size of the data structure in bytes.
 pub const SIZE: usize = 4096;
@@ -16,18 +16,6 @@ const MAX_FORMATS: usize = 64;
 const VENDOR_SPECIFIC: usize = 384;
 /// NSFEAT bit 4: NPWG, NPWA, NPDG, NPDA and NOWS are defined.
 const OPTPERF: u8 = 1 << 4;
-
-const fn d(key: &'static str, offset: usize, length: usize) -> Field {
-    Field::decimal(key, offset, length)
-}
-
-const fn x(key: &'static str, offset: usize, length: usize) -> Field {
-    Field::hex(key, offset, length)
-}
-
-const fn b(high: u8, low: u8, name: &'static str) -> Bits {
-    Bits { high, low, name }
-}
 
 /// Fields that are there only with OPTPERF.
 const OPTIMAL: &[&str] = &["npwg", "npwa", "npdg", "npda", "nows"];
@@ -198,11 +186,7 @@ pub fn text(nsid: u32, data: &[u8], explain: bool, vendor_specific: bool) -> Str
         };
     }
     if vendor_specific {
-        let _ = write!(
-            out,
-            "vs[]:\n{}",
-            dump(data.get(VENDOR_SPECIFIC..).unwrap_or_default())
-        );
+        push_vendor_specific(&mut out, data, VENDOR_SPECIFIC);
     }
     out
 }

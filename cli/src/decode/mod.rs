@@ -53,6 +53,30 @@ pub struct Field {
     pub bits: &'static [Bits],
 }
 
+/// A decimal number, for tables.
+const fn d(key: &'static str, offset: usize, length: usize) -> Field {
+    Field::decimal(key, offset, length)
+}
+
+/// A hexadecimal number, for tables.
+const fn x(key: &'static str, offset: usize, length: usize) -> Field {
+    Field::hex(key, offset, length)
+}
+
+/// Bits, for tables.
+const fn b(high: u8, low: u8, name: &'static str) -> Bits {
+    Bits { high, low, name }
+}
+
+/// Adds what the vendor keeps in a data structure from `offset` on.
+fn push_vendor_specific(out: &mut String, data: &[u8], offset: usize) {
+    let _ = write!(
+        out,
+        "vs[]:\n{}",
+        dump(data.get(offset..).unwrap_or_default())
+    );
+}
+
 impl Field {
     /// A decimal number.
     #[must_use]

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Bits, Item, Object, explain_bits};
+use super::{Bits, Item, Object, b, explain_bits};
 
 /// A register.
 #[derive(Clone, Copy, Debug)]
@@ -24,10 +24,6 @@ const fn r(key: &'static str, offset: u32, size: u8, bits: &'static [Bits]) -> R
         size,
         bits,
     }
-}
-
-const fn b(high: u8, low: u8, name: &'static str) -> Bits {
-    Bits { high, low, name }
 }
 
 /// The registers that nvme-cli shows, in its order.

@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::{Bits, Field, Item, Object, explain_bits};
+use super::{Bits, Field, Item, Object, d, explain_bits};
 use crate::size::decimal;
 
 /// Size of the log page in bytes.
@@ -12,10 +12,6 @@ const SENSOR_COUNT: usize = 8;
 /// A data unit is a thousand blocks of 512 bytes.
 const DATA_UNIT: u128 = 512_000;
 const KELVIN: i32 = 273;
-
-const fn d(key: &'static str, offset: usize, length: usize) -> Field {
-    Field::decimal(key, offset, length)
-}
 
 const CRITICAL_WARNING: Field = Field::hex("critical_warning", 0, 1);
 const WARNINGS: &[(Bits, &str)] = &[
