@@ -1,0 +1,209 @@
+//! What a server serves: a PCI device, as the session of one client sees it.
+
+use std::ops::Range;
+use std::os::fd::BorrowedFd;
+
+use bitflags::bitflags;
+pub use nix::errno::Errno;
+
+use crate::eventfd::Eventfd;
+use crate::memory::ClientMemory;
+
+/// A PCI device that is served.
+///
+/// All methods are called from the thread that polls the session, one at a time and in the order of the client's messages; none may block. What a method refuses goes to
+/// the client as the error of its reply.
+///
+/// The session has checked everything that does not need knowledge of the device: a region access lies inside its region and is not empty, the region may be read or
+/// written, a range of interrupts lies inside its index and its data has as many elements, mappings have whole pages, do not wrap, do not overlap and are no more than were offered,
+/// and what is unmapped was mapped exactly so.
+pub trait Device {
+    /// What kind of device this is. The same at every call.
+    fn info(&self) -> DeviceInfo;
+
+    /// A region (BARs 0 to 5, the expansion ROM, configuration space, VGA), or `None` for one that does not exist, which the client sees as one of size 0.
+    fn region(&self, index: u32) -> Option<RegionInfo<'_>>;
+
+    /// A kind of interrupt (INTx, MSI, MSI-X, error, request), or `None` for one that does not exist, which the client sees as one with no vectors.
+    fn irq(&self, index: u32) -> Option<IrqInfo>;
+
+    /// Reads `data.len()` bytes at `offset` of a region. The client sees `data` (zeroed before the call) as it is when this returns.
+    ///
+    /// # Errors
+    /// What the reply shall say, for example `EINVAL` for a size that the registers at `offset` do not have.
+    fn region_read(&self, index: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno>;
+
+    /// Writes `data` at `offset` of a region.
+    ///
+    /// # Errors
+    /// What the reply shall say. A client that asked for no reply never sees it.
+    fn region_write(&self, index: u32, offset: u64, data: &[u8]) -> Result<(), Errno>;
+
+    /// Sets up, masks, unmasks or triggers the interrupts `range` of the kind `index`. An empty range, which comes only as [`IrqAction::Trigger`] with [`IrqData::None`],
+    /// disables all of the kind.
+    ///
+    /// # Errors
+    /// What the reply shall say, for example `EINVAL` for an action that the kind does not have.
+    fn set_irqs(
+        &self,
+        index: u32,
+        range: Range<u32>,
+        action: IrqAction,
+        data: IrqData,
+    ) -> Result<(), Errno>;
+
+    /// From now on the device may access `length` bytes at `iova`, as far as `access` allows. Without `memory` the client has given no descriptor: the range is then valid
+    /// for the client, and cannot be reached by this device.
+    ///
+    /// # Errors
+    /// What the reply shall say; nothing is mapped then, and `memory` has been dropped.
+    fn dma_map(
+        &self,
+        iova: u64,
+        length: u64,
+        access: DmaAccess,
+        memory: Option<ClientMemory>,
+    ) -> Result<(), Errno>;
+
+    /// The device shall let go of the mapping at `iova`: start no new access, and end those under way. On [`Progress::Done`] it has dropped its handle of the memory, so that
+    /// the client may use the memory for something else as soon as the reply arrives. On [`Progress::Pending`] the reply is held, the client's next messages wait,
+    /// and [`unmapping`](Self::unmapping) is asked.
+    ///
+    /// # Errors
+    /// What the reply shall say; the mapping then stays as it was.
+    fn dma_unmap(&self, iova: u64, length: u64) -> Result<Progress, Errno>;
+
+    /// Has the device let go of the mapping that [`dma_unmap`](Self::dma_unmap) left pending? Asked at each poll of the session until it is done. The device sees to it that it
+    /// will be, by aborting or resetting what does not end in time.
+    ///
+    /// # Errors
+    /// What the reply shall say, for a device that cannot let go; the mapping then stays as it was.
+    fn unmapping(&self, iova: u64, length: u64) -> Result<Progress, Errno>;
+
+    /// Resets the function. Mappings and interrupts set up stay.
+    ///
+    /// # Errors
+    /// What the reply shall say.
+    fn reset(&self) -> Result<(), Errno>;
+
+    /// The client is gone, or the session ended it. The device lets go of all its memory and interrupts, and is asked at each poll until it has ([`Progress::Done`]: every handle of the
+    /// client's memory has been dropped). Only then are its memory unmapped and the next client let in. A session that never came to a device's method ends with one call too.
+    fn disconnected(&self) -> Progress;
+}
+
+/// How far the device is with something that can take time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Progress {
+    /// It has been done.
+    Done,
+    /// It is under way: ask again.
+    Pending,
+}
+
+/// What kind of device it is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeviceInfo {
+    /// Whether `DEVICE_RESET` works.
+    pub resettable: bool,
+    /// The number of regions: 9 for a PCI device without regions of its own kind.
+    pub regions: u32,
+    /// The number of kinds of interrupts: 5 for a PCI device.
+    pub irqs: u32,
+}
+
+bitflags! {
+    /// What can be done with a region.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct RegionFlags: u32 {
+        /// It can be read.
+        const READ = 1;
+        /// It can be written.
+        const WRITE = 1 << 1;
+        /// It can be mapped, as a whole or where its areas say.
+        const MMAP = 1 << 2;
+    }
+
+    /// What a kind of interrupt can do.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct IrqFlags: u32 {
+        /// It is signalled by eventfds.
+        const EVENTFD = 1;
+        /// It can be masked and unmasked by message.
+        const MASKABLE = 1 << 1;
+        /// It masks itself when it was signalled.
+        const AUTOMASKED = 1 << 2;
+        /// All its vectors are set up at once; for more, all are disabled first.
+        const NORESIZE = 1 << 3;
+    }
+
+    /// What the device may do with memory of the client.
+    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+    pub struct DmaAccess: u32 {
+        /// The device may read it.
+        const READ = 1;
+        /// The device may write it.
+        const WRITE = 1 << 1;
+    }
+}
+
+/// A region of the device.
+#[derive(Debug, Clone, Copy)]
+pub struct RegionInfo<'a> {
+    /// Bytes. A region of size 0 does not exist.
+    pub size: u64,
+    /// What can be done with it. `MMAP` needs a `mapping`.
+    pub flags: RegionFlags,
+    /// How it is mapped, where it can be.
+    pub mapping: Option<RegionMapping<'a>>,
+}
+
+/// How (a part of) a region is mapped by the client.
+#[derive(Debug, Clone, Copy)]
+pub struct RegionMapping<'a> {
+    /// What is to be mapped. The client gets a duplicate, and can map it for as long as it likes.
+    pub descriptor: BorrowedFd<'a>,
+    /// Where in `descriptor` the region begins, in bytes.
+    pub offset: u64,
+    /// The areas of the region that can be mapped, whole pages each; empty when all of it can be. An area is found at `offset` plus its own offset.
+    pub areas: &'a [RegionArea],
+}
+
+/// A part of a region that can be mapped.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RegionArea {
+    /// Bytes from the beginning of the region.
+    pub offset: u64,
+    /// Bytes.
+    pub size: u64,
+}
+
+/// A kind of interrupt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct IrqInfo {
+    /// What it can do.
+    pub flags: IrqFlags,
+    /// How many vectors it has.
+    pub count: u32,
+}
+
+/// What `SET_IRQS` asks for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum IrqAction {
+    /// Mask the interrupts (or, with eventfds, signal these when they are masked).
+    Mask,
+    /// Unmask the interrupts (or, with eventfds, signal these when they are unmasked).
+    Unmask,
+    /// Trigger the interrupts; with eventfds, these are signalled from now on whenever the device has an interrupt.
+    Trigger,
+}
+
+/// What `SET_IRQS` brings for each interrupt of its range.
+#[derive(Debug)]
+pub enum IrqData {
+    /// Nothing: the action is done for the whole range.
+    None,
+    /// The action is done where it says so.
+    Bool(Vec<bool>),
+    /// What to signal from now on, and `None` to signal nothing any more.
+    Eventfds(Vec<Option<Eventfd>>),
+}
