@@ -119,8 +119,8 @@ pub enum ConfigError {
     /// Two values do not go together.
     #[error("{0}")]
     Together(String),
-    /// The memory for a namespace could not be reserved.
-    #[error("cannot reserve {bytes} bytes for a namespace")]
+    /// The memory for a namespace or for the doorbells could not be reserved.
+    #[error("cannot reserve {bytes} bytes of memory")]
     Memory {
         /// Bytes.
         bytes: u64,

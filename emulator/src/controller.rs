@@ -1,5 +1,6 @@
 //! The controller's state, and its life: enabled, disabled, shut down, reset.
 
+use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -9,9 +10,11 @@ use crate::admin::log::Logs;
 use crate::backend::{Backend, BackendCompletion, MemoryBackend, NullBackend, Request};
 use crate::command::Entry;
 use crate::config::{BackendKind, Config, ConfigError};
-use crate::config_space::ConfigSpace;
+use crate::config_space::{Asked, ConfigSpace};
+use crate::doorbells::Doorbells;
 use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
+use crate::interrupts::{self, Interrupts};
 use crate::iommu::{DeviceMemory, Segment};
 use crate::prp::Extent;
 use crate::queue::{CompletionQueue, SubmissionQueue};
@@ -71,7 +74,8 @@ pub(crate) struct Core {
     pub(crate) registers: Registers,
     pub(crate) config_space: ConfigSpace,
     pub(crate) state: State,
-    pub(crate) doorbells: Arc<[AtomicU32]>,
+    pub(crate) doorbells: Arc<Doorbells>,
+    pub(crate) interrupts: Interrupts,
     /// By identifier; 0 is the admin queue.
     pub(crate) submission: Vec<Option<SubmissionQueue>>,
     pub(crate) completion: Vec<Option<CompletionQueue>>,
@@ -91,6 +95,16 @@ pub(crate) struct Core {
     pub(crate) junk: Option<Vec<u8>>,
     pub(crate) scratch: Scratch,
     pub(crate) statistics: Statistics,
+}
+
+/// Interrupt vectors: one for the admin queue and one for each pair, as far as MSI-X has them.
+fn vectors(config: &Config) -> u16 {
+    config.queues.saturating_add(1).min(interrupts::VECTORS_MAX)
+}
+
+/// Bytes of BAR 0: the registers, the doorbells, and what makes it a power of two.
+pub(crate) fn bar0_size(config: &Config) -> u64 {
+    (0x1000 + config.doorbell_bytes()).next_power_of_two()
 }
 
 impl Core {
@@ -116,11 +130,20 @@ impl Core {
         config.check()?;
         let bytes = config.doorbell_bytes();
         let queues = usize::from(config.queues) + 1;
+        let vectors = vectors(&config);
+        let doorbells =
+            Doorbells::new(bytes).map_err(|source| ConfigError::Memory { bytes, source })?;
         Ok(Core {
             registers: Registers::new(&config),
-            config_space: ConfigSpace::new(0x1000 + bytes),
+            config_space: ConfigSpace::new(
+                bar0_size(&config),
+                interrupts::bar_size(vectors),
+                vectors,
+                interrupts::pending_offset(vectors),
+            ),
             state: State::Disabled,
-            doorbells: (0..bytes / 4).map(|_| AtomicU32::new(0)).collect(),
+            doorbells: Arc::new(doorbells),
+            interrupts: Interrupts::new(vectors),
             submission: (0..queues).map(|_| None).collect(),
             completion: (0..queues).map(|_| None).collect(),
             active: Vec::new(),
@@ -265,6 +288,7 @@ impl Core {
         }
         let mut completion = CompletionQueue::new(self.registers.acq, acqs + 1);
         completion.users = 1;
+        completion.vector = Some(0);
         self.clear_doorbell(0, false);
         self.clear_doorbell(0, true);
         self.set_queue(
@@ -327,9 +351,7 @@ impl Core {
         self.registers.reset();
         self.submission.iter_mut().for_each(|queue| *queue = None);
         self.completion.iter_mut().for_each(|queue| *queue = None);
-        self.doorbells
-            .iter()
-            .for_each(|doorbell| doorbell.store(0, Ordering::Relaxed));
+        self.doorbells.clear();
         self.active.clear();
         self.held.clear();
         self.deletions.clear();
@@ -360,7 +382,28 @@ impl Core {
         self.faults.function_reset();
         self.registers.cc = Configuration(0);
         self.config_space.reset();
+        self.interrupts.reset();
         self.clear();
+    }
+
+    pub(crate) fn write_config_space(&mut self, offset: u64, from: &[u8]) {
+        if self.gone() {
+            return;
+        }
+        match self.config_space.write(offset, from) {
+            Asked::Nothing => {}
+            Asked::FunctionReset => self.function_reset(),
+        }
+    }
+
+    /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones.
+    pub(crate) fn renew_doorbells(&mut self) -> io::Result<Arc<Doorbells>> {
+        let new = Doorbells::new(self.config.doorbell_bytes())?;
+        for (new, old) in new.iter().zip(self.doorbells.iter()) {
+            new.store(old.load(Ordering::Acquire), Ordering::Relaxed);
+        }
+        self.doorbells = Arc::new(new);
+        Ok(Arc::clone(&self.doorbells))
     }
 
     pub(crate) fn submission(&mut self, sqid: u16) -> Option<&mut SubmissionQueue> {

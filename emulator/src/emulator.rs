@@ -1,14 +1,17 @@
 //! The emulated controller as its users hold it.
 
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::io;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_vfio_dma::DomainLimits;
 
 use crate::backend::Backend;
 use crate::config::{Config, ConfigError};
-use crate::controller::{Core, Statistics};
+use crate::controller::{self, Core, Statistics};
+use crate::doorbells::Doorbells;
 use crate::fault::Fault;
+use crate::interrupts::{self, InterruptSink};
 use crate::iommu::SoftwareIommu;
 
 /// The interrupt range of x86, which no IOMMU maps.
@@ -32,7 +35,7 @@ fn own_domain(config: &Config) -> SoftwareIommu {
 pub struct Emulator {
     config: Config,
     iommu: Arc<SoftwareIommu>,
-    doorbells: Arc<[AtomicU32]>,
+    doorbells: Mutex<Arc<Doorbells>>,
     core: Mutex<Core>,
     /// How many callers want the lock for something other than a step; a stepping thread lets them in.
     visitors: AtomicUsize,
@@ -79,7 +82,7 @@ impl Emulator {
         Arc::new(Emulator {
             config,
             iommu,
-            doorbells: Arc::clone(&core.doorbells),
+            doorbells: Mutex::new(Arc::clone(&core.doorbells)),
             core: Mutex::new(core),
             visitors: AtomicUsize::new(0),
         })
@@ -97,12 +100,71 @@ impl Emulator {
         Arc::clone(&self.iommu)
     }
 
-    /// The doorbells, a `u32` for each 4 bytes of BAR 0 from 0x1000 on: the tail of submission queue `q` is at index
-    /// `2 * q << DSTRD`, the head of completion queue `q` at `(2 * q + 1) << DSTRD`. The controller sees a new value at its next step,
-    /// with all that was written to memory before, if it was stored with Release.
+    /// The doorbells. The controller sees a new value at its next step, with all that was written to memory before, if it was stored
+    /// with Release.
     #[must_use]
-    pub fn doorbells(&self) -> &Arc<[AtomicU32]> {
-        &self.doorbells
+    pub fn doorbells(&self) -> Arc<Doorbells> {
+        Arc::clone(
+            &self
+                .doorbells
+                .lock()
+                .unwrap_or_else(PoisonError::into_inner),
+        )
+    }
+
+    /// Gives the controller new doorbells, with the values of the old ones, which nobody looks at any more: for when those who have mapped the
+    /// old ones shall not ring any longer.
+    ///
+    /// # Errors
+    /// What the system says when it does not give the memory; the old doorbells stay then.
+    pub fn renew_doorbells(&self) -> io::Result<()> {
+        let new = self.visit().renew_doorbells()?;
+        *self
+            .doorbells
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner) = new;
+        Ok(())
+    }
+
+    /// Bytes of BAR 0, a power of two: the registers up to 0x1000, then the doorbells, then nothing.
+    #[must_use]
+    pub fn bar0_size(&self) -> u64 {
+        controller::bar0_size(&self.config)
+    }
+
+    /// Bytes of BAR 4, a power of two: the MSI-X table and the pending bits.
+    #[must_use]
+    pub fn bar4_size(&self) -> u64 {
+        interrupts::bar_size(self.vectors())
+    }
+
+    /// Interrupt vectors (MSI-X). The admin queue has vector 0.
+    #[must_use]
+    pub fn vectors(&self) -> u16 {
+        self.visit().interrupts.vectors()
+    }
+
+    /// Sets what signals an interrupt vector, or nothing; false when there is no such vector. It is called after completion entries were posted
+    /// to a queue of that vector, once per step and vector.
+    pub fn connect_interrupt(&self, vector: u16, sink: Option<InterruptSink>) -> bool {
+        self.visit().interrupts.connect(vector, sink)
+    }
+
+    /// Reads BAR 4; false, with nothing done, when the range is not all inside.
+    #[must_use]
+    pub fn msix_read(&self, offset: u64, into: &mut [u8]) -> bool {
+        let core = self.visit();
+        if core.gone() {
+            into.fill(0xff);
+            return true;
+        }
+        core.interrupts.read(offset, into)
+    }
+
+    /// Writes BAR 4; false, with nothing done, when the range is not all inside. The table is storage: whoever owns the vectors masks them.
+    pub fn msix_write(&self, offset: u64, from: &[u8]) -> bool {
+        let mut core = self.visit();
+        core.gone() || core.interrupts.write(offset, from)
     }
 
     fn visit(&self) -> MutexGuard<'_, Core> {
@@ -132,7 +194,7 @@ impl Emulator {
         if let Some(doorbell) = offset.checked_sub(0x1000) {
             if bytes == 4
                 && doorbell.is_multiple_of(4)
-                && let Some(doorbell) = self.doorbells.get(doorbell as usize / 4)
+                && let Some(doorbell) = self.doorbells().get(doorbell as usize / 4)
             {
                 doorbell.store(value as u32, Ordering::Release);
             }
@@ -141,9 +203,10 @@ impl Emulator {
         let mut core = self.visit();
         let memory = self.iommu.memory(core.config_space.bus_master());
         core.write_register(offset, bytes, value, &memory);
+        core.interrupts.deliver();
     }
 
-    /// Reads configuration space; all ones past its 256 bytes, or when the controller is gone.
+    /// Reads configuration space; all ones past its 4096 bytes, or when the controller is gone.
     pub fn config_read(&self, offset: u64, into: &mut [u8]) {
         let core = self.visit();
         if core.gone() {
@@ -153,12 +216,9 @@ impl Emulator {
         }
     }
 
-    /// Writes configuration space; only bits that can be written change.
+    /// Writes configuration space; only bits that can be written change. Initiate Function Level Reset is [`Emulator::reset`].
     pub fn config_write(&self, offset: u64, from: &[u8]) {
-        let mut core = self.visit();
-        if !core.gone() {
-            core.config_space.write(offset, from);
-        }
+        self.visit().write_config_space(offset, from);
     }
 
     /// A function-level reset: whatever is under way ends at once, CC and CSTS are 0, bus mastering is off. AQA, ASQ and ACQ keep

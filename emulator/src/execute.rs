@@ -54,6 +54,7 @@ impl Core {
             State::Ready if self.running() => self.run(memory),
             _ => {}
         }
+        self.interrupts.deliver();
         let posted = self.statistics.completions - before;
         if posted == 0 && self.running() {
             self.find_stray_doorbells();
@@ -434,6 +435,9 @@ impl Core {
             last,
         ];
         queue.posted();
+        if let Some(vector) = queue.vector {
+            self.interrupts.raise(vector);
+        }
         self.statistics.completions += 1;
         if memory.write_completion(at, entry, cqid).is_err() {
             self.fatal("a completion queue cannot be written");

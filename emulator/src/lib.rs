@@ -40,10 +40,12 @@ mod command;
 mod config;
 mod config_space;
 mod controller;
+mod doorbells;
 mod emulator;
 mod execute;
 mod fault;
 mod flight;
+mod interrupts;
 mod io;
 mod iommu;
 mod memory;
@@ -57,8 +59,10 @@ pub use backend::{
 };
 pub use config::{BackendKind, Config, ConfigError};
 pub use controller::Statistics;
+pub use doorbells::Doorbells;
 pub use emulator::Emulator;
 pub use fault::{CommandFault, ControllerFault, Fault, Matcher, OnAbort, QueueKind, Until};
+pub use interrupts::InterruptSink;
 pub use iommu::{
     DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,
     Segment, SoftwareIommu,

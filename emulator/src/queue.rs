@@ -87,6 +87,8 @@ pub(crate) struct CompletionQueue {
     pub(crate) reserved: u32,
     /// Submission queues that report here.
     pub(crate) users: u16,
+    /// The interrupt vector of its entries; `None` while interrupts are not enabled for it.
+    pub(crate) vector: Option<u16>,
 }
 
 impl CompletionQueue {
@@ -99,6 +101,7 @@ impl CompletionQueue {
             phase: true,
             reserved: 0,
             users: 0,
+            vector: None,
         }
     }
 

@@ -99,7 +99,7 @@ impl Transport for EmulatedTransport {
         let doorbells = self.emulator.doorbells();
         let register = doorbells.get(offset.checked_sub(DOORBELLS)? / size_of::<u32>())?;
         // SAFETY: the register is an atomic inside the array, which the clone of its `Arc` keeps alive.
-        Some(unsafe { Doorbell::mapped(NonNull::from(register), Arc::new(Arc::clone(doorbells))) })
+        Some(unsafe { Doorbell::mapped(NonNull::from(register), Arc::new(Arc::clone(&doorbells))) })
     }
 
     fn set_bus_master(&self, on: bool) -> Result<(), Error> {

@@ -49,13 +49,15 @@ pub(super) fn create_completion(core: &mut Core, entry: &Entry) -> Result<Reply,
     let exists = core.completion(qid).is_some();
     let size = check(core, entry, exists, core.registers.cc.iocqes(), 4)?;
     let vector = (entry.dword(11) >> 16) as u16;
-    // A vector for the admin queue and one for each pair.
-    if vector > core.config.queues {
+    let interrupts = entry.dword(11) & 1 << 1 != 0;
+    if vector >= core.interrupts.vectors() {
         return Err(Status::INVALID_INTERRUPT_VECTOR.with_dnr());
     }
     core.clear_doorbell(qid, true);
     if let Some(place) = core.completion.get_mut(usize::from(qid)) {
-        *place = Some(CompletionQueue::new(entry.prp1(), size));
+        let mut queue = CompletionQueue::new(entry.prp1(), size);
+        queue.vector = interrupts.then_some(vector);
+        *place = Some(queue);
     }
     Ok(Reply::Now(0))
 }

@@ -5,6 +5,7 @@ mod events;
 mod faults;
 mod host;
 mod hostile;
+mod interrupts;
 mod io;
 mod iommu;
 mod registers;
