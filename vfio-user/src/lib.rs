@@ -1,0 +1,21 @@
+//! vfio-user: VFIO's view of a PCI device, spoken over a Unix socket between two processes, version 0.1.
+//!
+//! A *server* has a device; a *client* uses it, as it would use one of the kernel's VFIO. The client lends memory by passing its
+//! descriptors, maps what the server lets it map of the device's regions, and reads and writes the rest by message.
+//! This crate knows nothing of NVMe.
+//!
+//! | module | is |
+//! |---|---|
+//! | [`message`] | every message of the protocol, decoded and encoded strictly; pure |
+//! | [`capabilities`] | what both sides tell each other in VERSION, as JSON |
+//! | [`socket`] | messages with descriptors over a socket that never blocks, waits that end |
+//!
+//! Neither side trusts the other: lengths, counts, flags and descriptors of every message are checked before anything is done with them,
+//! what one side can make the other keep is bounded, and every wait has a deadline.
+
+pub mod capabilities;
+pub mod message;
+pub mod socket;
+
+pub use capabilities::Capabilities;
+pub use socket::{Deadline, MessageReader, Socket, SocketError};

@@ -1,0 +1,99 @@
+//! recvmsg(2) with descriptors.
+#![allow(unsafe_code)] // the kernel's control messages are walked by pointer, and each descriptor in them becomes owned
+
+use std::mem;
+use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::ptr;
+
+use nix::errno::Errno;
+
+use super::{MAX_DESCRIPTORS, SocketError};
+
+/// What there was to receive.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Received {
+    /// So many bytes, more than none.
+    Bytes(usize),
+    /// Nothing yet.
+    Nothing,
+    /// The peer has closed the connection, and nothing is left.
+    End,
+}
+
+/// Room for the control message of the most descriptors, aligned as its header must be.
+#[repr(C, align(16))]
+struct Control([u8; 1056]);
+
+pub(super) fn receive(
+    socket: &OwnedFd,
+    buffer: &mut [u8],
+    descriptors: &mut Vec<OwnedFd>,
+    limit: usize,
+) -> Result<Received, SocketError> {
+    let room = limit.saturating_sub(descriptors.len()).min(MAX_DESCRIPTORS);
+    let mut control = Control([0; 1056]);
+    let mut part = libc::iovec {
+        iov_base: buffer.as_mut_ptr().cast(),
+        iov_len: buffer.len(),
+    };
+    // SAFETY: all-zero bytes are a msghdr: numbers and null pointers.
+    let mut message: libc::msghdr = unsafe { mem::zeroed() };
+    message.msg_iov = &raw mut part;
+    message.msg_iovlen = 1;
+    message.msg_control = control.0.as_mut_ptr().cast();
+    // SAFETY: arithmetic only. At most CMSG_SPACE(4 * 253), 1032 bytes, which the buffer has.
+    message.msg_controllen = unsafe { libc::CMSG_SPACE((room * size_of::<RawFd>()) as u32) } as _;
+    let flags = libc::MSG_DONTWAIT | libc::MSG_CMSG_CLOEXEC | libc::MSG_NOSIGNAL;
+    let received = loop {
+        // SAFETY: the header names a buffer and a control buffer that are this function's alone for the call, with their lengths.
+        let received = unsafe { libc::recvmsg(socket.as_raw_fd(), &raw mut message, flags) };
+        match Errno::result(received) {
+            Ok(received) => break received as usize,
+            Err(Errno::EINTR) => {}
+            Err(Errno::EAGAIN) => return Ok(Received::Nothing),
+            Err(errno) => return Err(SocketError::os("receiving")(errno)),
+        }
+    };
+    // Owned before anything is judged, so that none stays open.
+    let before = descriptors.len();
+    // SAFETY: the kernel has filled in the header and the control buffer, which are still alive.
+    unsafe { take(&message, descriptors) };
+    if message.msg_flags & libc::MSG_CTRUNC != 0 || descriptors.len() > limit {
+        descriptors.truncate(before);
+        return Err(SocketError::TooManyDescriptors { limit });
+    }
+    Ok(if received > 0 {
+        Received::Bytes(received)
+    } else if buffer.is_empty() {
+        Received::Nothing
+    } else {
+        Received::End
+    })
+}
+
+/// Makes every descriptor of the message owned.
+///
+/// # Safety
+/// `message` is as recvmsg(2) left it, its control buffer is alive, and this is called once for it.
+unsafe fn take(message: &libc::msghdr, descriptors: &mut Vec<OwnedFd>) {
+    // SAFETY: the walk stays inside the control buffer, which the kernel filled with whole control messages.
+    unsafe {
+        let mut header = libc::CMSG_FIRSTHDR(message);
+        while let Some(control) = header.as_ref() {
+            if control.cmsg_level == libc::SOL_SOCKET && control.cmsg_type == libc::SCM_RIGHTS {
+                let data = libc::CMSG_DATA(control);
+                let head = data.offset_from_unsigned(ptr::from_ref(control).cast());
+                let length: usize = control.cmsg_len as _;
+                let length = length.saturating_sub(head);
+                for index in 0..length / size_of::<RawFd>() {
+                    let raw = data
+                        .add(index * size_of::<RawFd>())
+                        .cast::<[u8; 4]>()
+                        .read();
+                    descriptors.push(OwnedFd::from_raw_fd(RawFd::from_ne_bytes(raw)));
+                }
+            }
+            header = libc::CMSG_NXTHDR(message, header);
+        }
+    }
+}
