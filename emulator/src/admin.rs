@@ -13,7 +13,7 @@ use crate::command::Entry;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::fault::OnAbort;
-use crate::flight::{Bend, Completion};
+use crate::flight::Completion;
 use crate::iommu::{DeviceMemory, FaultingCommand};
 use crate::prp;
 
@@ -128,7 +128,6 @@ fn abort(core: &mut Core, entry: &Entry, memory: &DeviceMemory<'_>) -> Reply {
         cid,
         result: 0,
         status: Status::ABORT_REQUESTED,
-        bend: Bend::Not,
     };
     let found = core
         .held

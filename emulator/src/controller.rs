@@ -14,6 +14,7 @@ use crate::config_space::{Asked, ConfigSpace};
 use crate::doorbells::Doorbells;
 use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
+use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
 use crate::iommu::{DeviceMemory, Segment};
 use crate::prp::Extent;
@@ -92,6 +93,9 @@ pub(crate) struct Core {
     /// Delete I/O Submission Queue commands that wait for the queue's last command: their identifiers and the queue's.
     pub(crate) deletions: Vec<(u16, u16)>,
     pub(crate) faults: Faults,
+    pub(crate) bends: Bends,
+    /// Whether anything comes between the queues and single commands: the only question that the hot path asks.
+    pub(crate) interposed: bool,
     pub(crate) junk: Option<Vec<u8>>,
     pub(crate) scratch: Scratch,
     pub(crate) statistics: Statistics,
@@ -156,6 +160,8 @@ impl Core {
             held: Vec::new(),
             deletions: Vec::new(),
             faults: Faults::default(),
+            bends: Bends::default(),
+            interposed: false,
             junk: None,
             scratch: Scratch {
                 entries: vec![[0; 8]; BATCH],
@@ -173,6 +179,11 @@ impl Core {
 
     pub(crate) fn gone(&self) -> bool {
         self.faults.armed(ControllerFault::Gone)
+    }
+
+    /// Whether registers and configuration space read all ones.
+    pub(crate) fn unreachable(&self) -> bool {
+        self.gone() || self.faults.armed(ControllerFault::AllOnes)
     }
 
     /// Whether commands are processed.
@@ -206,6 +217,14 @@ impl Core {
         } else {
             self.faults.inject(fault);
         }
+        self.registers.bend_cap(self.faults.cap());
+    }
+
+    /// Disarms all faults.
+    pub(crate) fn clear_faults(&mut self) {
+        self.faults.clear();
+        self.registers.bend_cap(None);
+        self.look_for_interposers();
     }
 
     pub(crate) fn read_register(
@@ -214,7 +233,7 @@ impl Core {
         bytes: usize,
         memory: &DeviceMemory<'_>,
     ) -> u64 {
-        if self.gone() {
+        if self.unreachable() {
             return if bytes == 8 {
                 u64::MAX
             } else {
@@ -234,7 +253,7 @@ impl Core {
         value: u64,
         memory: &DeviceMemory<'_>,
     ) {
-        if self.gone() {
+        if self.unreachable() {
             return;
         }
         match self.registers.write(offset, bytes, value) {
@@ -354,6 +373,7 @@ impl Core {
         self.doorbells.clear();
         self.active.clear();
         self.held.clear();
+        self.bends = Bends::default();
         self.deletions.clear();
         self.flights = Flights::default();
         self.features = Features::new(&self.config);
@@ -380,6 +400,7 @@ impl Core {
         }
         self.backend.reset();
         self.faults.function_reset();
+        self.registers.bend_cap(self.faults.cap());
         self.registers.cc = Configuration(0);
         self.config_space.reset();
         self.interrupts.reset();
@@ -387,7 +408,7 @@ impl Core {
     }
 
     pub(crate) fn write_config_space(&mut self, offset: u64, from: &[u8]) {
-        if self.gone() {
+        if self.unreachable() {
             return;
         }
         match self.config_space.write(offset, from) {

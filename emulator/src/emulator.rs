@@ -10,7 +10,7 @@ use crate::backend::Backend;
 use crate::config::{Config, ConfigError};
 use crate::controller::{self, Core, Statistics};
 use crate::doorbells::Doorbells;
-use crate::fault::Fault;
+use crate::fault::{Fault, When};
 use crate::interrupts::{self, InterruptSink};
 use crate::iommu::SoftwareIommu;
 
@@ -154,7 +154,7 @@ impl Emulator {
     #[must_use]
     pub fn msix_read(&self, offset: u64, into: &mut [u8]) -> bool {
         let core = self.visit();
-        if core.gone() {
+        if core.unreachable() {
             into.fill(0xff);
             return true;
         }
@@ -164,7 +164,7 @@ impl Emulator {
     /// Writes BAR 4; false, with nothing done, when the range is not all inside. The table is storage: whoever owns the vectors masks them.
     pub fn msix_write(&self, offset: u64, from: &[u8]) -> bool {
         let mut core = self.visit();
-        core.gone() || core.interrupts.write(offset, from)
+        core.unreachable() || core.interrupts.write(offset, from)
     }
 
     fn visit(&self) -> MutexGuard<'_, Core> {
@@ -209,7 +209,7 @@ impl Emulator {
     /// Reads configuration space; all ones past its 4096 bytes, or when the controller is gone.
     pub fn config_read(&self, offset: u64, into: &mut [u8]) {
         let core = self.visit();
-        if core.gone() {
+        if core.unreachable() {
             into.fill(0xff);
         } else {
             core.config_space.read(offset, into);
@@ -236,12 +236,17 @@ impl Emulator {
 
     /// Arms a fault.
     pub fn inject(&self, fault: Fault) {
-        self.visit().inject(fault);
+        self.inject_when(When::Now, fault);
     }
 
-    /// Disarms all faults. Commands that hang already go on hanging until [`Emulator::release`].
+    /// Arms a fault when its time comes.
+    pub fn inject_when(&self, when: When, fault: Fault) {
+        self.visit().inject_when(when, fault);
+    }
+
+    /// Disarms all faults, those too that wait for their time. Commands that hang already go on hanging until [`Emulator::release`].
     pub fn clear_faults(&self) {
-        self.visit().faults.clear();
+        self.visit().clear_faults();
     }
 
     /// Lets all commands go that hang: they run in the next step, their data moves then. How many there were.

@@ -10,8 +10,8 @@ use crate::admin::log::ErrorEntry;
 use crate::backend::Outcome;
 use crate::command::Entry;
 use crate::controller::{BATCH, Core, State};
-use crate::fault::{CommandFault, OnAbort};
-use crate::flight::{Bend, Completion, Flight, Held};
+use crate::flight::{Completion, Flight};
+use crate::interpose::Bend;
 use crate::io;
 use crate::iommu::DeviceMemory;
 use crate::prp::Extent;
@@ -31,7 +31,6 @@ pub(crate) enum Reply {
 /// How a command is run.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct Run {
-    pub(crate) bend: Bend,
     /// Nobody waits for its completion any more.
     pub(crate) silent: bool,
     /// Its memory, when that was found before.
@@ -43,6 +42,9 @@ impl Core {
     pub(crate) fn step(&mut self, memory: &DeviceMemory<'_>) -> usize {
         self.statistics.steps += 1;
         let before = self.statistics.completions;
+        if self.interposed {
+            self.inject_due();
+        }
         if self.gone() {
             return 0;
         }
@@ -55,6 +57,9 @@ impl Core {
             _ => {}
         }
         self.interrupts.deliver();
+        if self.interposed {
+            self.look_for_interposers();
+        }
         let posted = self.statistics.completions - before;
         if posted == 0 && self.running() {
             self.find_stray_doorbells();
@@ -64,8 +69,8 @@ impl Core {
 
     fn run(&mut self, memory: &DeviceMemory<'_>) {
         self.collect(memory);
-        if !self.held.is_empty() {
-            self.run_held(memory);
+        if self.interposed {
+            self.run_interposed(memory);
         }
         self.serve(0, memory);
         let queues = self.active.len();
@@ -204,7 +209,9 @@ impl Core {
             if let Some(queue) = self.completion(cqid) {
                 queue.reserved += count;
             }
-            self.statistics.commands += u64::from(count);
+            if !self.interposed {
+                self.statistics.commands += u64::from(count);
+            }
             for &words in batch.iter() {
                 self.dispatch(sqid, Entry(words), memory);
             }
@@ -272,7 +279,6 @@ impl Core {
             cid: flight.cid,
             result: 0,
             status,
-            bend: flight.bend,
         };
         self.post(&completion, memory);
     }
@@ -290,46 +296,23 @@ impl Core {
         status
     }
 
-    /// Runs a command that was just fetched, or does to it what a fault says.
+    /// Runs a command that was just fetched.
     fn dispatch(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
-        let mut run = Run::default();
-        if !self.faults.no_command()
-            && let Some(fault) = self.faults.command(sqid, entry.opcode(), entry.dword(10))
-        {
-            tracing::debug!(
-                sqid,
-                cid = entry.cid(),
-                opcode = entry.opcode(),
-                ?fault,
-                "injected fault"
-            );
-            match fault {
-                CommandFault::Hang(on_abort) => {
-                    return self.hold(sqid, entry, None, on_abort, memory);
-                }
-                CommandFault::Delay(steps) => {
-                    let due = self.statistics.steps.saturating_add(steps);
-                    return self.hold(sqid, entry, Some(due), OnAbort::Aborted, memory);
-                }
-                CommandFault::Status(status) => {
-                    return self.answer(sqid, &entry, Err(status), Bend::Not, memory);
-                }
-                CommandFault::NoEffect => {
-                    return self.answer(sqid, &entry, Ok(Reply::Now(0)), Bend::Not, memory);
-                }
-                CommandFault::WrongCid(cid) => run.bend = Bend::Cid(cid),
-                CommandFault::DuplicateCompletion => run.bend = Bend::Twice,
-                CommandFault::StalePhase => run.bend = Bend::StalePhase,
-                CommandFault::WrongSqHead(head) => run.bend = Bend::SqHead(head),
-                CommandFault::JunkData(pattern) => self.junk = Some(pattern),
-            }
+        if self.interposed {
+            self.interpose(sqid, entry, memory);
+        } else {
+            self.run_command(sqid, &entry, Run::default(), memory);
         }
-        self.run_command(sqid, &entry, run, memory);
-        self.junk = None;
     }
 
-    fn run_command(&mut self, sqid: u16, entry: &Entry, run: Run, memory: &DeviceMemory<'_>) {
-        let (bend, silent) = (run.bend, run.silent);
+    pub(crate) fn run_command(
+        &mut self,
+        sqid: u16,
+        entry: &Entry,
+        run: Run,
+        memory: &DeviceMemory<'_>,
+    ) {
+        let silent = run.silent;
         // SGLs are not offered, and there are no fused commands.
         let reply = if entry.psdt() != 0 || entry.fuse() != 0 {
             Err(Status::INVALID_FIELD.with_dnr())
@@ -339,17 +322,16 @@ impl Core {
             io::start(self, sqid, entry, run, memory)
         };
         if !silent {
-            self.answer(sqid, entry, reply, bend, memory);
+            self.answer(sqid, entry, reply, memory);
         }
     }
 
     /// Posts what a command answered at once, or takes the promise of a completion entry back.
-    fn answer(
+    pub(crate) fn answer(
         &mut self,
         sqid: u16,
         entry: &Entry,
         reply: Result<Reply, Status>,
-        bend: Bend,
         memory: &DeviceMemory<'_>,
     ) {
         let (result, status) = match reply {
@@ -370,7 +352,6 @@ impl Core {
                 cid: entry.cid(),
                 result,
                 status,
-                bend,
             },
             memory,
         );
@@ -399,41 +380,29 @@ impl Core {
 
     /// Writes a completion entry that was promised.
     pub(crate) fn post(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
-        self.post_entry(completion, memory);
-        if completion.bend == Bend::Twice && self.reserve(completion.sqid) {
-            self.post_entry(completion, memory);
+        if self.interposed {
+            self.post_interposed(completion, memory);
+        } else {
+            self.post_entry(completion, Bend::Not, memory);
         }
     }
 
-    fn post_entry(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
-        let sqid = completion.sqid;
-        let Some(queue) = self.submission(sqid) else {
+    pub(crate) fn post_entry(
+        &mut self,
+        completion: &Completion,
+        bend: Bend,
+        memory: &DeviceMemory<'_>,
+    ) {
+        let Some(queue) = self.submission(completion.sqid) else {
             return;
         };
-        let (cqid, head) = (queue.cqid, queue.head);
+        let (cqid, head) = (queue.cqid, queue.head as u16);
         let Some(queue) = self.completion(cqid) else {
             return;
         };
         queue.reserved = queue.reserved.saturating_sub(1);
-        let head = if let Bend::SqHead(wrong) = completion.bend {
-            u32::from(wrong)
-        } else {
-            head
-        };
-        let cid = if let Bend::Cid(wrong) = completion.bend {
-            wrong
-        } else {
-            completion.cid
-        };
-        let phase = queue.phase ^ (completion.bend == Bend::StalePhase);
         let at = queue.base.wrapping_add(u64::from(queue.tail) * 16);
-        let last = u32::from(completion.status.to_status_word(phase)) << 16 | u32::from(cid);
-        let entry = [
-            completion.result,
-            0,
-            u32::from(sqid) << 16 | head & 0xffff,
-            last,
-        ];
+        let entry = completion.entry(head, queue.phase, bend);
         queue.posted();
         if let Some(vector) = queue.vector {
             self.interrupts.raise(vector);
@@ -442,51 +411,8 @@ impl Core {
         if memory.write_completion(at, entry, cqid).is_err() {
             self.fatal("a completion queue cannot be written");
         }
-    }
-
-    /// Keeps a command from running. Its memory is what the PRPs say now; they may be another command's when it runs.
-    fn hold(
-        &mut self,
-        sqid: u16,
-        entry: Entry,
-        due: Option<u64>,
-        on_abort: OnAbort,
-        memory: &DeviceMemory<'_>,
-    ) {
-        let extents = if sqid == 0 {
-            None
-        } else {
-            io::extents(self, sqid, &entry, memory)
-        };
-        self.held.push(Held {
-            sqid,
-            entry,
-            extents,
-            due,
-            on_abort,
-            silent: false,
-        });
-        self.unreserve(sqid);
-    }
-
-    /// Runs the held commands whose time has come.
-    fn run_held(&mut self, memory: &DeviceMemory<'_>) {
-        let mut index = 0;
-        while let Some(held) = self.held.get(index) {
-            let due = held.due.is_some_and(|step| step <= self.statistics.steps);
-            let (sqid, silent) = (held.sqid, held.silent);
-            if !due || !(silent || self.reserve(sqid)) {
-                index += 1;
-                continue;
-            }
-            let held = self.held.remove(index);
-            let run = Run {
-                bend: Bend::Not,
-                silent,
-                extents: held.extents,
-            };
-            self.run_command(sqid, &held.entry, run, memory);
+        if self.interposed {
+            self.count_posted(cqid);
         }
-        self.flush(memory);
     }
 }

@@ -1,6 +1,16 @@
 //! Faults on demand: what the emulated controller does wrong when it is told to.
 
+mod armed;
+mod media;
+
+pub(crate) use armed::Faults;
+pub use media::{MediaFault, MediaOperation, MediaUntil};
+
+use std::ops::RangeInclusive;
+
 use nvme_vfio_queues::Status;
+
+use crate::command::Entry;
 
 /// Which kind of queue a command came by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -22,6 +32,10 @@ pub struct Matcher {
     pub opcode: Option<u8>,
     /// Only commands whose dword 10 is this: the CNS of an Identify, the low half of a starting LBA.
     pub dword10: Option<u32>,
+    /// Only commands with this namespace identifier.
+    pub nsid: Option<u32>,
+    /// Only I/O commands that touch one of these logical blocks, as dwords 10 to 12 name them; of a Copy, its first destination block.
+    pub lbas: Option<RangeInclusive<u64>>,
     /// How many commands that match are let through first.
     pub skip: u64,
     /// How many commands are befallen then; `None` for all.
@@ -68,6 +82,20 @@ impl Matcher {
         self
     }
 
+    /// Only those of this namespace.
+    #[must_use]
+    pub fn nsid(mut self, nsid: u32) -> Matcher {
+        self.nsid = Some(nsid);
+        self
+    }
+
+    /// Only those that touch one of these logical blocks.
+    #[must_use]
+    pub fn lbas(mut self, lbas: RangeInclusive<u64>) -> Matcher {
+        self.lbas = Some(lbas);
+        self
+    }
+
     /// From the `n`-th on; the first is 1.
     #[must_use]
     pub fn nth(mut self, n: u64) -> Matcher {
@@ -80,6 +108,27 @@ impl Matcher {
     pub fn times(mut self, count: u64) -> Matcher {
         self.count = Some(count);
         self
+    }
+
+    /// Whether the conditions hold, but for how many went before.
+    fn fits(&self, sqid: u16, entry: &Entry) -> bool {
+        let kind = if sqid == 0 {
+            QueueKind::Admin
+        } else {
+            QueueKind::Io
+        };
+        let touches = |wanted: &RangeInclusive<u64>| {
+            sqid != 0
+                && media::touched(entry).is_some_and(|lbas| {
+                    wanted.start() <= lbas.end() && lbas.start() <= wanted.end()
+                })
+        };
+        self.queue.is_none_or(|wanted| wanted == kind)
+            && self.sqid.is_none_or(|wanted| wanted == sqid)
+            && self.opcode.is_none_or(|wanted| wanted == entry.opcode())
+            && self.dword10.is_none_or(|wanted| wanted == entry.dword(10))
+            && self.nsid.is_none_or(|wanted| wanted == entry.nsid())
+            && self.lbas.as_ref().is_none_or(touches)
     }
 }
 
@@ -104,18 +153,32 @@ pub enum CommandFault {
     Hang(OnAbort),
     /// It runs so many steps later; until then an Abort succeeds.
     Delay(u64),
+    /// It runs, its data moves, but its completion is never posted.
+    LostCompletion,
+    /// It runs, its data moves, and its completion is posted so many steps later.
+    LateCompletion(u64),
+    /// Its completion is posted only after so many later ones of the same completion queue; should they never come, neither does it.
+    Reorder(u32),
     /// Its completion carries this command identifier.
     WrongCid(u16),
+    /// Its completion carries this submission queue identifier.
+    WrongSqid(u16),
     /// Its completion is posted twice.
     DuplicateCompletion,
     /// Its completion has the phase bit of the round before.
     StalePhase,
     /// Its completion has this SQ head pointer.
     WrongSqHead(u16),
+    /// These of the 15 bits of its completion's status field are inverted.
+    FlipStatus(u16),
+    /// Dword 0 of its completion is this.
+    WrongResult(u32),
     /// It does nothing and answers this status.
     Status(Status),
     /// The data it returns (Identify, log pages) is this pattern, repeated; an empty pattern changes nothing.
     JunkData(Vec<u8>),
+    /// The data it returns (Identify, log pages) is random, the same for the same seed.
+    RandomData(u64),
     /// It completes with success without having done anything.
     NoEffect,
 }
@@ -125,6 +188,11 @@ pub enum CommandFault {
 pub enum ControllerFault {
     /// All registers and the configuration space read all ones, writes and doorbells do nothing: surprise removal. No reset brings it back.
     Gone,
+    /// All registers and the configuration space read all ones and writes to them do nothing, as while a link is down; commands and mapped
+    /// doorbells go on.
+    AllOnes,
+    /// CAP reads this.
+    Cap(u64),
     /// CSTS.CFS is set now and nothing is processed until the controller is disabled.
     Fatal,
     /// CSTS.RDY stays 0 after CC.EN = 1.
@@ -155,6 +223,22 @@ pub enum Fault {
     Command(Matcher, CommandFault),
     /// Befalls the controller.
     Controller(ControllerFault, Until),
+    /// Befalls logical blocks.
+    Media(MediaFault),
+}
+
+/// When a fault is armed.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum When {
+    /// At once.
+    #[default]
+    Now,
+    /// At the start of the controller's step with this number, counted from its creation
+    /// ([`Statistics::steps`](crate::Statistics::steps)), or now if it is over.
+    Step(u64),
+    /// When so many commands have been fetched since the creation of the controller
+    /// ([`Statistics::commands`](crate::Statistics::commands)): the next one is the first that it can befall.
+    Commands(u64),
 }
 
 impl Fault {
@@ -169,140 +253,15 @@ impl Fault {
     pub fn of_controller(fault: ControllerFault) -> Fault {
         Fault::Controller(fault, Until::FunctionReset)
     }
-}
 
-/// The faults that are armed.
-#[derive(Debug, Default)]
-pub(crate) struct Faults {
-    commands: Vec<(Matcher, CommandFault)>,
-    controller: Vec<(ControllerFault, Until)>,
-    fired: u64,
-}
-
-impl Faults {
-    pub(crate) fn inject(&mut self, fault: Fault) {
-        match fault {
-            Fault::Command(matcher, fault) => self.commands.push((matcher, fault)),
-            Fault::Controller(fault, until) => self.controller.push((fault, until)),
-        }
-    }
-
-    /// Whether no command fault is armed; the hot path asks only this.
-    pub(crate) fn no_command(&self) -> bool {
-        self.commands.is_empty()
-    }
-
-    /// The fault that befalls this command, if any.
-    pub(crate) fn command(&mut self, sqid: u16, opcode: u8, dword10: u32) -> Option<CommandFault> {
-        let kind = if sqid == 0 {
-            QueueKind::Admin
-        } else {
-            QueueKind::Io
-        };
-        for index in 0..self.commands.len() {
-            let Some((matcher, fault)) = self.commands.get_mut(index) else {
-                break;
-            };
-            let hit = matcher.queue.is_none_or(|wanted| wanted == kind)
-                && matcher.sqid.is_none_or(|wanted| wanted == sqid)
-                && matcher.opcode.is_none_or(|wanted| wanted == opcode)
-                && matcher.dword10.is_none_or(|wanted| wanted == dword10);
-            if !hit || matcher.count == Some(0) {
-                continue;
-            }
-            if matcher.skip > 0 {
-                matcher.skip -= 1;
-                continue;
-            }
-            let fault = fault.clone();
-            let spent = match &mut matcher.count {
-                Some(count) => {
-                    *count -= 1;
-                    *count == 0
-                }
-                None => false,
-            };
-            if spent {
-                self.commands.remove(index);
-            }
-            self.fired += 1;
-            return Some(fault);
-        }
-        None
-    }
-
-    pub(crate) fn armed(&self, fault: ControllerFault) -> bool {
-        self.controller.iter().any(|(armed, _)| *armed == fault)
-    }
-
-    /// The number of queue pairs that a fault grants.
-    pub(crate) fn queue_grant(&self) -> Option<u16> {
-        self.controller.iter().find_map(|(fault, _)| match fault {
-            ControllerFault::QueueGrant(pairs) => Some(*pairs),
-            _ => None,
+    /// Reads of these blocks of any namespace fail until they are written.
+    #[must_use]
+    pub fn unreadable(lbas: RangeInclusive<u64>) -> Fault {
+        Fault::Media(MediaFault {
+            nsid: None,
+            lbas,
+            operation: MediaOperation::Read,
+            until: MediaUntil::Rewritten,
         })
-    }
-
-    pub(crate) fn function_reset(&mut self) {
-        self.controller
-            .retain(|(fault, until)| *fault == ControllerFault::Gone || *until == Until::Cleared);
-    }
-
-    pub(crate) fn clear(&mut self) {
-        self.commands.clear();
-        self.controller.clear();
-    }
-
-    /// How many commands were befallen so far.
-    pub(crate) fn fired(&self) -> u64 {
-        self.fired
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn matchers_skip_count_and_end() {
-        let mut faults = Faults::default();
-        faults.inject(Fault::on(
-            Matcher::io().opcode(2).nth(2).times(2),
-            CommandFault::DuplicateCompletion,
-        ));
-        faults.inject(Fault::on(
-            Matcher::admin().dword10(1),
-            CommandFault::NoEffect,
-        ));
-        let mut hit = |sqid, opcode, dword10| faults.command(sqid, opcode, dword10).is_some();
-        assert!(!hit(1, 2, 0), "the first is let through");
-        assert!(
-            !hit(1, 1, 0) && !hit(0, 2, 0),
-            "another opcode, another queue"
-        );
-        assert!(hit(3, 2, 0) && hit(1, 2, 0));
-        assert!(!hit(1, 2, 0), "twice only");
-        assert!(hit(0, 6, 1) && hit(0, 6, 1) && !hit(0, 6, 2));
-        assert_eq!(faults.fired(), 4);
-    }
-
-    #[test]
-    fn a_function_reset_ends_what_it_should() {
-        let mut faults = Faults::default();
-        faults.inject(Fault::of_controller(ControllerFault::NeverReady));
-        faults.inject(Fault::Controller(
-            ControllerFault::NeverDisabled,
-            Until::Cleared,
-        ));
-        faults.inject(Fault::of_controller(ControllerFault::Gone));
-        faults.function_reset();
-        assert!(!faults.armed(ControllerFault::NeverReady));
-        assert!(faults.armed(ControllerFault::NeverDisabled));
-        assert!(
-            faults.armed(ControllerFault::Gone),
-            "nothing brings a removed controller back"
-        );
-        faults.clear();
-        assert!(!faults.armed(ControllerFault::Gone));
     }
 }

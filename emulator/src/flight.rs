@@ -3,19 +3,9 @@
 use crate::backend::Operation;
 use crate::command::Entry;
 use crate::fault::OnAbort;
+use crate::interpose::Bend;
 use crate::prp::Extent;
 use nvme_vfio_queues::Status;
-
-/// How an injected fault bends a completion.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Bend {
-    #[default]
-    Not,
-    Cid(u16),
-    Twice,
-    StalePhase,
-    SqHead(u16),
-}
 
 /// A completion about to be posted.
 #[derive(Clone, Copy, Debug)]
@@ -24,7 +14,29 @@ pub(crate) struct Completion {
     pub(crate) cid: u16,
     pub(crate) result: u32,
     pub(crate) status: Status,
-    pub(crate) bend: Bend,
+}
+
+impl Completion {
+    /// The entry, as it is or as a fault bends it.
+    pub(crate) fn entry(&self, head: u16, phase: bool, bend: Bend) -> [u32; 4] {
+        let (mut result, mut sqid, mut head) = (self.result, self.sqid, head);
+        let (mut cid, mut status, mut phase) = (self.cid, self.status, phase);
+        match bend {
+            Bend::Cid(wrong) => cid = wrong,
+            Bend::Sqid(wrong) => sqid = wrong,
+            Bend::SqHead(wrong) => head = wrong,
+            Bend::StalePhase => phase = !phase,
+            Bend::FlipStatus(bits) => status = Status::from_raw(status.to_raw() ^ bits),
+            Bend::Result(wrong) => result = wrong,
+            Bend::Not | Bend::Twice | Bend::Lost | Bend::Late(_) | Bend::After(_) => {}
+        }
+        [
+            result,
+            0,
+            u32::from(sqid) << 16 | u32::from(head),
+            u32::from(status.to_status_word(phase)) << 16 | u32::from(cid),
+        ]
+    }
 }
 
 /// A command that is with the back end.
@@ -36,7 +48,6 @@ pub(crate) struct Flight {
     pub(crate) nsid: u32,
     pub(crate) lba: u64,
     pub(crate) bytes: u64,
-    pub(crate) bend: Bend,
     /// It was answered already (aborted); only its data is late.
     pub(crate) silent: bool,
 }

@@ -232,7 +232,6 @@ pub(crate) fn start(
         nsid: entry.nsid(),
         lba: entry.slba(),
         bytes: plan.length,
-        bend: run.bend,
         silent: run.silent,
     });
     core.scratch.requests.push(Request {

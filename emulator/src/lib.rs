@@ -45,12 +45,14 @@ mod emulator;
 mod execute;
 mod fault;
 mod flight;
+mod interpose;
 mod interrupts;
 mod io;
 mod iommu;
 mod memory;
 mod prp;
 mod queue;
+mod random;
 mod registers;
 mod thread;
 
@@ -61,7 +63,10 @@ pub use config::{BackendKind, Config, ConfigError};
 pub use controller::Statistics;
 pub use doorbells::Doorbells;
 pub use emulator::Emulator;
-pub use fault::{CommandFault, ControllerFault, Fault, Matcher, OnAbort, QueueKind, Until};
+pub use fault::{
+    CommandFault, ControllerFault, Fault, Matcher, MediaFault, MediaOperation, MediaUntil, OnAbort,
+    QueueKind, Until, When,
+};
 pub use interrupts::InterruptSink;
 pub use iommu::{
     DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,

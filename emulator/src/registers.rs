@@ -82,6 +82,8 @@ pub(crate) enum Effect {
 #[derive(Debug)]
 pub(crate) struct Registers {
     cap: u64,
+    /// What CAP reads instead, by a fault.
+    bent_cap: Option<u64>,
     crto: u32,
     interrupt_mask: u32,
     pub(crate) cc: Configuration,
@@ -104,6 +106,7 @@ impl Registers {
             | 1 << 59; // CRMS: ready with media
         Registers {
             cap,
+            bent_cap: None,
             crto: u32::from(config.to),
             interrupt_mask: 0,
             cc: Configuration(0),
@@ -120,10 +123,19 @@ impl Registers {
         self.csts = 0;
     }
 
+    /// CAP reads this from now on; `None` for the truth.
+    pub(crate) fn bend_cap(&mut self, cap: Option<u64>) {
+        self.bent_cap = cap;
+    }
+
+    fn cap(&self) -> u64 {
+        self.bent_cap.unwrap_or(self.cap)
+    }
+
     fn read32(&self, offset: u32) -> u32 {
         match offset {
-            CAP => self.cap as u32,
-            0x04 => (self.cap >> 32) as u32,
+            CAP => self.cap() as u32,
+            0x04 => (self.cap() >> 32) as u32,
             VS => VERSION,
             INTMS | INTMC => self.interrupt_mask,
             CC => self.cc.0,

@@ -8,7 +8,7 @@ use super::log;
 use crate::command::Entry;
 use crate::controller::Core;
 use crate::execute::Reply;
-use crate::flight::{Bend, Completion};
+use crate::flight::Completion;
 use crate::iommu::DeviceMemory;
 
 /// Requests that may wait at once, less one: AERL of Identify Controller.
@@ -117,7 +117,6 @@ pub(crate) fn deliver(core: &mut Core, memory: &DeviceMemory<'_>) {
             cid,
             result: event.dword(),
             status: Status::SUCCESS,
-            bend: Bend::Not,
         };
         core.post(&told, memory);
     }

@@ -5,7 +5,7 @@ use nvme_vfio_queues::Status;
 use crate::command::Entry;
 use crate::controller::Core;
 use crate::execute::Reply;
-use crate::flight::{Bend, Completion};
+use crate::flight::Completion;
 use crate::iommu::DeviceMemory;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 
@@ -109,7 +109,7 @@ pub(super) fn delete_submission(core: &mut Core, entry: &Entry) -> Result<Reply,
         }
         _ => return Err(Status::INVALID_QUEUE_IDENTIFIER.with_dnr()),
     };
-    core.held.retain(|held| held.sqid != qid);
+    core.forget_queue(qid);
     core.active.retain(|&active| active != qid);
     if in_flight > 0 {
         core.deletions.push((entry.cid(), qid));
@@ -151,7 +151,6 @@ pub(crate) fn finish_deletions(core: &mut Core, memory: &DeviceMemory<'_>) {
             cid,
             result: 0,
             status: Status::SUCCESS,
-            bend: Bend::Not,
         };
         core.post(&done, memory);
     }

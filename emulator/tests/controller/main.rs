@@ -1,6 +1,7 @@
 //! The emulated controller, driven by hand: registers, rings and doorbells, without a driver.
 
 mod admin;
+mod bends;
 mod events;
 mod faults;
 mod host;

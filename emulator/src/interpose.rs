@@ -1,0 +1,283 @@
+//! What comes between the queues and the commands: faults, and completions that are kept back.
+//!
+//! All of it is behind one flag, [`Core::interposed`], which is false while nothing is armed, noted or kept back: the way of a
+//! command then passes none of this.
+
+use std::collections::HashMap;
+use std::ops::RangeInclusive;
+
+use crate::command::Entry;
+use crate::controller::Core;
+use crate::execute::{Reply, Run};
+use crate::fault::{CommandFault, Fault, OnAbort, When};
+use crate::flight::{Completion, Held};
+use crate::io;
+use crate::iommu::DeviceMemory;
+use crate::random::Random;
+
+/// How an injected fault bends a completion.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum Bend {
+    #[default]
+    Not,
+    Cid(u16),
+    Sqid(u16),
+    Twice,
+    StalePhase,
+    SqHead(u16),
+    FlipStatus(u16),
+    Result(u32),
+    Lost,
+    /// Kept back for so many steps.
+    Late(u64),
+    /// Kept back until so many others were posted.
+    After(u32),
+}
+
+/// What is to be remembered of a command until its completion.
+#[derive(Debug, Default)]
+struct Note {
+    bend: Bend,
+    /// The bad blocks that it makes good if it succeeds, and their namespace.
+    rewrites: Option<(u32, RangeInclusive<u64>)>,
+}
+
+/// When a completion that is kept back is posted.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Until {
+    Step(u64),
+    Others(u32),
+}
+
+/// A completion that is kept back; its entry stays promised.
+#[derive(Debug)]
+struct KeptBack {
+    completion: Completion,
+    cqid: u16,
+    until: Until,
+}
+
+/// What is remembered of single commands.
+#[derive(Debug, Default)]
+pub(crate) struct Bends {
+    notes: HashMap<(u16, u16), Note>,
+    kept_back: Vec<KeptBack>,
+}
+
+impl Bends {
+    fn is_empty(&self) -> bool {
+        self.notes.is_empty() && self.kept_back.is_empty()
+    }
+}
+
+impl Core {
+    /// Finds out anew whether commands can take the short way. Called whenever anything that `interposed` sums up was added, and after
+    /// every step that took the long way.
+    pub(crate) fn look_for_interposers(&mut self) {
+        self.interposed =
+            !(self.faults.none_armed() && self.held.is_empty() && self.bends.is_empty());
+    }
+
+    /// Arms a fault now or later.
+    pub(crate) fn inject_when(&mut self, when: When, fault: Fault) {
+        if when == When::Now {
+            self.inject(fault);
+        } else {
+            self.faults.schedule(when, fault);
+        }
+        self.look_for_interposers();
+    }
+
+    /// Arms the faults whose time has come.
+    pub(crate) fn inject_due(&mut self) {
+        if !self.faults.any_scheduled() {
+            return;
+        }
+        for fault in self
+            .faults
+            .due(self.statistics.steps, self.statistics.commands)
+        {
+            self.inject(fault);
+        }
+    }
+
+    /// Runs a command that was just fetched, or does to it what a fault says.
+    pub(crate) fn interpose(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
+        self.inject_due();
+        self.statistics.commands += 1;
+        let mut note = Note::default();
+        if let Some(fault) = self.faults.command(sqid, &entry) {
+            tracing::debug!(
+                sqid,
+                cid = entry.cid(),
+                opcode = entry.opcode(),
+                ?fault,
+                "injected fault"
+            );
+            match fault {
+                CommandFault::Hang(on_abort) => {
+                    return self.hold(sqid, entry, None, on_abort, memory);
+                }
+                CommandFault::Delay(steps) => {
+                    let due = self.statistics.steps.saturating_add(steps);
+                    return self.hold(sqid, entry, Some(due), OnAbort::Aborted, memory);
+                }
+                CommandFault::Status(status) => {
+                    return self.answer(sqid, &entry, Err(status), memory);
+                }
+                CommandFault::NoEffect => {
+                    return self.answer(sqid, &entry, Ok(Reply::Now(0)), memory);
+                }
+                CommandFault::LostCompletion => note.bend = Bend::Lost,
+                CommandFault::LateCompletion(steps) => note.bend = Bend::Late(steps),
+                CommandFault::Reorder(others) => note.bend = Bend::After(others),
+                CommandFault::WrongCid(cid) => note.bend = Bend::Cid(cid),
+                CommandFault::WrongSqid(sqid) => note.bend = Bend::Sqid(sqid),
+                CommandFault::DuplicateCompletion => note.bend = Bend::Twice,
+                CommandFault::StalePhase => note.bend = Bend::StalePhase,
+                CommandFault::WrongSqHead(head) => note.bend = Bend::SqHead(head),
+                CommandFault::FlipStatus(bits) => note.bend = Bend::FlipStatus(bits),
+                CommandFault::WrongResult(result) => note.bend = Bend::Result(result),
+                CommandFault::JunkData(pattern) => self.junk = Some(pattern),
+                CommandFault::RandomData(seed) => self.junk = Some(Random::new(seed).bytes(4096)),
+            }
+        }
+        if sqid != 0 {
+            if let Some(status) = self.faults.media(&entry) {
+                self.logs.media_error();
+                return self.answer(sqid, &entry, Err(status), memory);
+            }
+            note.rewrites = self
+                .faults
+                .rewrites(&entry)
+                .map(|lbas| (entry.nsid(), lbas));
+        }
+        if note.bend != Bend::Not || note.rewrites.is_some() {
+            self.bends.notes.insert((sqid, entry.cid()), note);
+        }
+        self.run_command(sqid, &entry, Run::default(), memory);
+        self.junk = None;
+    }
+
+    /// Posts a completion that a fault may bend or keep back.
+    pub(crate) fn post_interposed(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
+        let (sqid, cid) = (completion.sqid, completion.cid);
+        let note = self.bends.notes.remove(&(sqid, cid)).unwrap_or_default();
+        if let Some((nsid, lbas)) = &note.rewrites
+            && completion.status.is_success()
+        {
+            self.faults.rewritten(*nsid, lbas);
+        }
+        let until = match note.bend {
+            Bend::Lost => return self.unreserve(sqid),
+            Bend::Late(steps) => Until::Step(self.statistics.steps.saturating_add(steps)),
+            Bend::After(others) => Until::Others(others),
+            bend => {
+                self.post_entry(completion, bend, memory);
+                if bend == Bend::Twice && self.reserve(sqid) {
+                    self.post_entry(completion, Bend::Not, memory);
+                }
+                return;
+            }
+        };
+        // The end of a queue waits for nothing but what is under way.
+        let queue = self.submission(sqid).filter(|queue| !queue.deleting);
+        let Some(cqid) = queue.map(|queue| queue.cqid) else {
+            return self.post_entry(completion, Bend::Not, memory);
+        };
+        self.bends.kept_back.push(KeptBack {
+            completion: *completion,
+            cqid,
+            until,
+        });
+    }
+
+    /// An entry was posted to a completion queue, for which others may have waited.
+    pub(crate) fn count_posted(&mut self, cqid: u16) {
+        for kept in &mut self.bends.kept_back {
+            if let Until::Others(left) = &mut kept.until
+                && kept.cqid == cqid
+            {
+                *left = left.saturating_sub(1);
+            }
+        }
+    }
+
+    /// Posts the completions that were kept back for long enough.
+    fn post_due(&mut self, memory: &DeviceMemory<'_>) {
+        let steps = self.statistics.steps;
+        let due = |kept: &KeptBack| match kept.until {
+            Until::Step(step) => step <= steps,
+            Until::Others(left) => left == 0,
+        };
+        // One that is posted may be what another waits for.
+        while let Some(place) = self.bends.kept_back.iter().position(due) {
+            let kept = self.bends.kept_back.remove(place);
+            self.post_entry(&kept.completion, Bend::Not, memory);
+        }
+    }
+
+    /// What a step does about held commands and completions that are kept back.
+    pub(crate) fn run_interposed(&mut self, memory: &DeviceMemory<'_>) {
+        self.run_held(memory);
+        self.post_due(memory);
+    }
+
+    /// A submission queue goes: nothing that was kept from it happens any more.
+    pub(crate) fn forget_queue(&mut self, sqid: u16) {
+        self.held.retain(|held| held.sqid != sqid);
+        let (gone, kept) = std::mem::take(&mut self.bends.kept_back)
+            .into_iter()
+            .partition(|kept| kept.completion.sqid == sqid);
+        self.bends.kept_back = kept;
+        let gone: Vec<KeptBack> = gone;
+        for kept in gone {
+            self.unreserve(kept.completion.sqid);
+        }
+    }
+
+    /// Keeps a command from running. Its memory is what the PRPs say now; they may be another command's when it runs.
+    fn hold(
+        &mut self,
+        sqid: u16,
+        entry: Entry,
+        due: Option<u64>,
+        on_abort: OnAbort,
+        memory: &DeviceMemory<'_>,
+    ) {
+        let extents = if sqid == 0 {
+            None
+        } else {
+            io::extents(self, sqid, &entry, memory)
+        };
+        self.held.push(Held {
+            sqid,
+            entry,
+            extents,
+            due,
+            on_abort,
+            silent: false,
+        });
+        self.unreserve(sqid);
+    }
+
+    /// Runs the held commands whose time has come.
+    fn run_held(&mut self, memory: &DeviceMemory<'_>) {
+        let mut index = 0;
+        while let Some(held) = self.held.get(index) {
+            let due = held.due.is_some_and(|step| step <= self.statistics.steps);
+            let (sqid, silent) = (held.sqid, held.silent);
+            if !due || !(silent || self.reserve(sqid)) {
+                index += 1;
+                continue;
+            }
+            let held = self.held.remove(index);
+            let run = Run {
+                silent,
+                extents: held.extents,
+            };
+            self.run_command(sqid, &held.entry, run, memory);
+        }
+        self.flush(memory);
+    }
+}
