@@ -3,11 +3,13 @@
 use std::ops::Range;
 use std::os::fd::BorrowedFd;
 
-use bitflags::bitflags;
 pub use nix::errno::Errno;
 
 use crate::eventfd::Eventfd;
 use crate::memory::ClientMemory;
+pub use crate::message::{
+    DeviceFlags, DeviceInfo, DmaAccess, IrqAction, IrqFlags, RegionFlags, SparseArea,
+};
 
 /// A PCI device that is served.
 ///
@@ -22,10 +24,10 @@ pub trait Device {
     fn info(&self) -> DeviceInfo;
 
     /// A region (BARs 0 to 5, the expansion ROM, configuration space, VGA), or `None` for one that does not exist, which the client sees as one of size 0.
-    fn region(&self, index: u32) -> Option<RegionInfo<'_>>;
+    fn region(&self, index: u32) -> Option<Region<'_>>;
 
     /// A kind of interrupt (INTx, MSI, MSI-X, error, request), or `None` for one that does not exist, which the client sees as one with no vectors.
-    fn irq(&self, index: u32) -> Option<IrqInfo>;
+    fn irq(&self, index: u32) -> Option<Irq>;
 
     /// Reads `data.len()` bytes at `offset` of a region. The client sees `data` (zeroed before the call) as it is when this returns.
     ///
@@ -100,58 +102,12 @@ pub enum Progress {
     Pending,
 }
 
-/// What kind of device it is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct DeviceInfo {
-    /// Whether `DEVICE_RESET` works.
-    pub resettable: bool,
-    /// The number of regions: 9 for a PCI device without regions of its own kind.
-    pub regions: u32,
-    /// The number of kinds of interrupts: 5 for a PCI device.
-    pub irqs: u32,
-}
-
-bitflags! {
-    /// What can be done with a region.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct RegionFlags: u32 {
-        /// It can be read.
-        const READ = 1;
-        /// It can be written.
-        const WRITE = 1 << 1;
-        /// It can be mapped, as a whole or where its areas say.
-        const MMAP = 1 << 2;
-    }
-
-    /// What a kind of interrupt can do.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct IrqFlags: u32 {
-        /// It is signalled by eventfds.
-        const EVENTFD = 1;
-        /// It can be masked and unmasked by message.
-        const MASKABLE = 1 << 1;
-        /// It masks itself when it was signalled.
-        const AUTOMASKED = 1 << 2;
-        /// All its vectors are set up at once; for more, all are disabled first.
-        const NORESIZE = 1 << 3;
-    }
-
-    /// What the device may do with memory of the client.
-    #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-    pub struct DmaAccess: u32 {
-        /// The device may read it.
-        const READ = 1;
-        /// The device may write it.
-        const WRITE = 1 << 1;
-    }
-}
-
 /// A region of the device.
 #[derive(Debug, Clone, Copy)]
-pub struct RegionInfo<'a> {
+pub struct Region<'a> {
     /// Bytes. A region of size 0 does not exist.
     pub size: u64,
-    /// What can be done with it. `MMAP` needs a `mapping`.
+    /// What can be done with it. `MMAP` is told where there is a `mapping`, set here or not.
     pub flags: RegionFlags,
     /// How it is mapped, where it can be.
     pub mapping: Option<RegionMapping<'a>>,
@@ -165,36 +121,16 @@ pub struct RegionMapping<'a> {
     /// Where in `descriptor` the region begins, in bytes.
     pub offset: u64,
     /// The areas of the region that can be mapped, whole pages each; empty when all of it can be. An area is found at `offset` plus its own offset.
-    pub areas: &'a [RegionArea],
-}
-
-/// A part of a region that can be mapped.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct RegionArea {
-    /// Bytes from the beginning of the region.
-    pub offset: u64,
-    /// Bytes.
-    pub size: u64,
+    pub areas: &'a [SparseArea],
 }
 
 /// A kind of interrupt.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct IrqInfo {
+pub struct Irq {
     /// What it can do.
     pub flags: IrqFlags,
     /// How many vectors it has.
     pub count: u32,
-}
-
-/// What `SET_IRQS` asks for.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum IrqAction {
-    /// Mask the interrupts (or, with eventfds, signal these when they are masked).
-    Mask,
-    /// Unmask the interrupts (or, with eventfds, signal these when they are unmasked).
-    Unmask,
-    /// Trigger the interrupts; with eventfds, these are signalled from now on whenever the device has an interrupt.
-    Trigger,
 }
 
 /// What `SET_IRQS` brings for each interrupt of its range.

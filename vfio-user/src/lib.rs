@@ -9,13 +9,23 @@
 //! | [`message`] | every message of the protocol, decoded and encoded strictly; pure |
 //! | [`capabilities`] | what both sides tell each other in VERSION, as JSON |
 //! | [`socket`] | messages with descriptors over a socket that never blocks, waits that end |
+//! | [`device`] | what a server serves: the trait that a device implements |
+//! | [`ClientMemory`] | memory that a client lends, mapped; [`sigbus`] lets a server outlive a client that truncates it |
+//! | [`Eventfd`] | a client's eventfd, signalled without ever waiting for the client |
 //!
 //! Neither side trusts the other: lengths, counts, flags and descriptors of every message are checked before anything is done with them,
 //! what one side can make the other keep is bounded, and every wait has a deadline.
 
 pub mod capabilities;
+pub mod device;
+mod eventfd;
+mod memory;
 pub mod message;
+pub mod sigbus;
 pub mod socket;
 
 pub use capabilities::Capabilities;
+pub use device::Device;
+pub use eventfd::Eventfd;
+pub use memory::{ClientMemory, MemoryError};
 pub use socket::{Deadline, MessageReader, Socket, SocketError};
