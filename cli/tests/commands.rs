@@ -250,9 +250,9 @@ fn identify_is_decoded_in_every_format() {
     let namespace = json("id-ns emulated:lba=4096,size=64M -o json");
     assert_eq!(
         (&namespace["nsze"], &namespace["flbas"]),
-        (&16384.into(), &0.into())
+        (&16384.into(), &1.into())
     );
-    assert_eq!(namespace["lbafs"][0]["ds"], 12);
+    assert_eq!(namespace["lbafs"][1]["ds"], 12);
     assert_eq!(good("id-ns emulated -b").len(), 4096);
     assert!(text(&good("id-ns emulated")).contains("(in use)"));
 }

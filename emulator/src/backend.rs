@@ -11,6 +11,7 @@ pub use memory::MemoryBackend;
 pub use null::NullBackend;
 
 use std::fmt::Debug;
+use std::io;
 use std::ops::Range;
 
 use crate::iommu::{DeviceMemory, Segment};
@@ -26,7 +27,19 @@ pub enum Operation {
     Compare,
     /// Make blocks read as zeroes; there is no data.
     WriteZeroes,
-    /// Make what was written before durable; there is neither data nor a range.
+    /// Let go of blocks, which read as zeroes afterwards; there is no data.
+    Deallocate,
+    /// Read blocks and keep nothing, to find out whether they can be read; there is no data.
+    Verify,
+    /// Copy to the range from another, of the same length; there is no data. The two may overlap: the result is as if all had been
+    /// read before the first was written.
+    Copy {
+        /// Identifier of the namespace that is read.
+        namespace: u32,
+        /// First byte that is read.
+        offset: u64,
+    },
+    /// Make what was written before durable; there is neither data nor a range. Namespace 0 means all.
     Flush,
 }
 
@@ -37,7 +50,7 @@ pub struct Request {
     pub tag: u32,
     /// What to do.
     pub operation: Operation,
-    /// Which namespace: its place in [`Config::namespaces`](crate::Config::namespaces).
+    /// Identifier of the namespace.
     pub namespace: u32,
     /// First byte on the medium.
     pub offset: u64,
@@ -83,6 +96,38 @@ pub trait Backend: Send + Debug {
 
     /// Appends what has ended since the last call, in any order, each request once.
     fn poll(&mut self, memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>);
+
+    /// A namespace that the configuration names, once, before everything else: what its medium holds is kept.
+    ///
+    /// # Errors
+    /// What the system says when the medium cannot be had. By default there is nothing to do.
+    fn open(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
+        let _ = (namespace, bytes);
+        Ok(())
+    }
+
+    /// A new namespace, which reads as zeroes. There is no other with that identifier.
+    ///
+    /// # Errors
+    /// What the system says when the medium cannot be had. By default a back end makes none.
+    fn create(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
+        let _ = (namespace, bytes);
+        Err(io::ErrorKind::Unsupported.into())
+    }
+
+    /// A namespace is no more. No request for it is in flight.
+    fn delete(&mut self, namespace: u32) {
+        let _ = namespace;
+    }
+
+    /// Erases a namespace, which reads as zeroes afterwards. No request for it is in flight.
+    ///
+    /// # Errors
+    /// What the system says. By default a back end erases nothing.
+    fn erase(&mut self, namespace: u32) -> io::Result<()> {
+        let _ = namespace;
+        Err(io::ErrorKind::Unsupported.into())
+    }
 
     /// Forgets everything in flight. After it returned, nothing touches memory for an earlier request or reports it.
     fn reset(&mut self);

@@ -1,17 +1,19 @@
 //! What controller to build.
 
+mod namespaces;
 mod text;
 
 use std::fmt;
 
 use thiserror::Error;
 
+pub use namespaces::{CommandLimits, NamespaceConfig};
+pub(crate) use namespaces::{LBA_FORMATS, NSID_MAX, lba_format};
+
 /// Largest space that the doorbells may take in BAR 0, in bytes.
 const DOORBELL_BYTES_MAX: u64 = 16 << 20;
 /// Most I/O queue pairs that a configuration may grant.
 const QUEUES_MAX: u16 = 4096;
-/// Most namespaces that a configuration may have.
-const NAMESPACES_MAX: u32 = 1024;
 /// Smallest memory page of NVMe, in bytes.
 const PAGE_MIN: u64 = 4096;
 
@@ -28,13 +30,17 @@ pub enum BackendKind {
 /// The controller to build. All fields are checked by [`Config::check`].
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Config {
-    /// Size of each namespace in bytes, a multiple of `lba`; key `size`, with K, M, G or T for powers of 1024.
-    pub size: u64,
-    /// Logical block size in bytes, a power of two from 512 to 65,536; key `lba`.
-    pub lba: u32,
-    /// Identifiers of the active namespaces, ascending, 1 to 1024; key `namespaces` for how many, or `nsids` for a list
-    /// such as `1:5:200`.
-    pub namespaces: Vec<u32>,
+    /// The namespaces that exist and are attached from the beginning, ascending by identifier. Keys `size` and `lba` for what they
+    /// have in common, and `namespaces` for how many, or `nsids` for a list such as `1:5:200`, where `5/2G/4096` gives one a size and
+    /// an LBA size of its own.
+    pub namespaces: Vec<NamespaceConfig>,
+    /// NN: the highest identifier that Namespace Management may give, at most 1024; 0 for the highest in `namespaces`. Key `nn`.
+    pub nn: u32,
+    /// TNVMCAP: bytes that Namespace Management may give to namespaces, all together; 0 for what `namespaces` take. Key `capacity`.
+    pub capacity: u64,
+    /// The most that one command may ask for, apart from `mdts`; keys `vsl`, `wzsl`, `wusl`, `dmrl`, `dmrsl`, `dmsl`, `mssrl`, `mcl`
+    /// and `msrc`.
+    pub limits: CommandLimits,
     /// MDTS: largest transfer as a power of two of the smallest page, 0 for no limit, at most 16; key `mdts`.
     pub mdts: u8,
     /// Most entries of an I/O queue, 2 to 65,536 (CAP.MQES + 1); key `mqes`.
@@ -69,9 +75,10 @@ pub struct Config {
 impl Default for Config {
     fn default() -> Config {
         Config {
-            size: 1 << 30,
-            lba: 512,
-            namespaces: vec![1],
+            namespaces: vec![NamespaceConfig::default()],
+            nn: 0,
+            capacity: 0,
+            limits: CommandLimits::default(),
             mdts: 5,
             mqes: 1024,
             queues: 16,
@@ -129,11 +136,22 @@ pub enum ConfigError {
     },
 }
 
-const KEYS: [&str; 18] = [
+const KEYS: [&str; 29] = [
     "size",
     "lba",
     "namespaces",
     "nsids",
+    "nn",
+    "capacity",
+    "vsl",
+    "wzsl",
+    "wusl",
+    "dmrl",
+    "dmrsl",
+    "dmsl",
+    "mssrl",
+    "mcl",
+    "msrc",
     "mdts",
     "mqes",
     "queues",
@@ -153,7 +171,8 @@ const KEYS: [&str; 18] = [
 const SIZE: &str = "bytes, or a number with K, M, G or T, from one block to 64T";
 const LBA: &str = "a power of two from 512 to 65536";
 const NAMESPACES: &str = "a number from 0 to 1024";
-const NSIDS: &str = "ascending numbers from 1 to 1024 with ':' between them";
+const NN: &str = "a number from 0 to 1024, not below the highest identifier";
+const LIMIT: &str = "a number that its field can hold";
 const MDTS: &str = "a number from 0 to 16";
 const MQES: &str = "a number from 2 to 65536";
 const QUEUES: &str = "a number from 1 to 4096";
@@ -189,29 +208,6 @@ impl Config {
                 .all(|byte| (b' '..=b'~').contains(&byte) && byte != b',');
             !text.is_empty() && text.len() <= most && printable
         };
-        range(
-            self.lba.is_power_of_two() && (512..=65_536).contains(&self.lba),
-            "lba",
-            &self.lba,
-            LBA,
-        )?;
-        range(
-            self.size >= u64::from(self.lba) && self.size <= 64 << 40,
-            "size",
-            &self.size,
-            SIZE,
-        )?;
-        let ascending = self.namespaces.is_sorted_by(|a, b| a < b);
-        let in_range = self
-            .namespaces
-            .iter()
-            .all(|nsid| (1..=NAMESPACES_MAX).contains(nsid));
-        range(
-            ascending && in_range,
-            "nsids",
-            &nsids_text(&self.namespaces),
-            NSIDS,
-        )?;
         range(self.mdts <= 16, "mdts", &self.mdts, MDTS)?;
         range((2..=65_536).contains(&self.mqes), "mqes", &self.mqes, MQES)?;
         range(
@@ -233,24 +229,13 @@ impl Config {
             IOVA_BITS,
         )?;
         range(self.mappings >= 1, "mappings", &self.mappings, MAPPINGS)?;
-        if !self.size.is_multiple_of(u64::from(self.lba)) {
-            return Err(ConfigError::Together(format!(
-                "size={} is not a multiple of lba={}",
-                self.size, self.lba
-            )));
-        }
         if self.mpsmax < self.mpsmin {
             return Err(ConfigError::Together(format!(
                 "mpsmax={} is below mpsmin={}",
                 self.mpsmax, self.mpsmin
             )));
         }
-        if self.mdts != 0 && PAGE_MIN << self.mpsmin << self.mdts < u64::from(self.lba) {
-            return Err(ConfigError::Together(format!(
-                "mdts={} allows less than one block of lba={}",
-                self.mdts, self.lba
-            )));
-        }
+        self.check_namespaces()?;
         if self.doorbell_bytes() > DOORBELL_BYTES_MAX {
             return Err(ConfigError::Together(format!(
                 "queues={} with dstrd={} need {} bytes of doorbells, more than {DOORBELL_BYTES_MAX}",
@@ -268,11 +253,6 @@ impl Config {
         ((2 * (u64::from(self.queues) + 1) * 4) << self.dstrd).next_multiple_of(PAGE_MIN)
     }
 
-    /// Logical blocks of each namespace.
-    pub(crate) fn blocks(&self) -> u64 {
-        self.size / u64::from(self.lba.max(1))
-    }
-
     /// Most bytes that one command may move; `u64::MAX` for no limit.
     pub(crate) fn transfer_max(&self) -> u64 {
         if self.mdts == 0 {
@@ -281,17 +261,4 @@ impl Config {
             PAGE_MIN << self.mpsmin << self.mdts
         }
     }
-
-    /// The highest namespace identifier.
-    pub(crate) fn nn(&self) -> u32 {
-        self.namespaces.last().copied().unwrap_or(0)
-    }
-}
-
-fn nsids_text(nsids: &[u32]) -> String {
-    nsids
-        .iter()
-        .map(u32::to_string)
-        .collect::<Vec<_>>()
-        .join(":")
 }

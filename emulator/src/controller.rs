@@ -17,6 +17,7 @@ use crate::flight::{Flights, Held};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
 use crate::iommu::{DeviceMemory, Segment};
+use crate::namespaces::Namespaces;
 use crate::prp::Extent;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::registers::{
@@ -84,6 +85,7 @@ pub(crate) struct Core {
     pub(crate) active: Vec<u16>,
     /// The active queue that is served first in the next step.
     pub(crate) turn: usize,
+    pub(crate) namespaces: Namespaces,
     pub(crate) features: Features,
     pub(crate) events: Events,
     pub(crate) logs: Logs,
@@ -116,22 +118,23 @@ impl Core {
         config.check()?;
         let backend: Box<dyn Backend> = match config.backend {
             BackendKind::Null => Box::new(NullBackend::default()),
-            BackendKind::Memory => {
-                let memory = MemoryBackend::new(config.namespaces.len(), config.size);
-                Box::new(memory.map_err(|source| ConfigError::Memory {
-                    bytes: config.size,
-                    source,
-                })?)
-            }
+            BackendKind::Memory => Box::new(MemoryBackend::default()),
         };
         Core::with_backend(config, backend)
     }
 
     pub(crate) fn with_backend(
         config: Config,
-        backend: Box<dyn Backend>,
+        mut backend: Box<dyn Backend>,
     ) -> Result<Core, ConfigError> {
         config.check()?;
+        for namespace in &config.namespaces {
+            let opened = backend.open(namespace.nsid, namespace.size);
+            opened.map_err(|source| ConfigError::Memory {
+                bytes: namespace.size,
+                source,
+            })?;
+        }
         let bytes = config.doorbell_bytes();
         let queues = usize::from(config.queues) + 1;
         let vectors = vectors(&config);
@@ -152,6 +155,7 @@ impl Core {
             completion: (0..queues).map(|_| None).collect(),
             active: Vec::new(),
             turn: 0,
+            namespaces: Namespaces::new(&config),
             features: Features::new(&config),
             events: Events::default(),
             logs: Logs::default(),

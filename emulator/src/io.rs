@@ -9,6 +9,7 @@ use crate::controller::Core;
 use crate::execute::{Reply, Run};
 use crate::flight::Flight;
 use crate::iommu::{DeviceMemory, DmaOrigin, FaultingCommand, Segment};
+use crate::namespaces::{BROADCAST, Named};
 use crate::prp::{self, Extent};
 
 pub(crate) const FLUSH: u8 = 0x00;
@@ -20,13 +21,11 @@ pub(crate) const WRITE_ZEROES: u8 = 0x08;
 /// The opcodes that this module implements.
 pub(crate) const OPCODES: [u8; 5] = [FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES];
 
-const BROADCAST: u32 = 0xffff_ffff;
-
 /// What a checked command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 struct Plan {
     operation: Operation,
-    /// Place of the namespace in the configuration.
+    /// Identifier of the namespace, 0 for all.
     namespace: u32,
     offset: u64,
     length: u64,
@@ -39,7 +38,7 @@ impl Plan {
         match self.operation {
             Operation::Read => Some(Access::DEVICE_WRITE),
             Operation::Write | Operation::Compare => Some(Access::DEVICE_READ),
-            Operation::WriteZeroes | Operation::Flush => None,
+            _ => None,
         }
     }
 }
@@ -63,7 +62,6 @@ fn plan(core: &mut Core, entry: &Entry) -> Result<Plan, Status> {
         }
     };
     let nsid = entry.nsid();
-    let place = core.config.namespaces.binary_search(&nsid);
     if operation == Operation::Flush && nsid == BROADCAST && core.config.vwc {
         return Ok(Plan {
             operation,
@@ -73,18 +71,13 @@ fn plan(core: &mut Core, entry: &Entry) -> Result<Plan, Status> {
             force_unit_access: false,
         });
     }
-    let namespace = match place {
-        Ok(place) => place as u32,
-        // Between two active ones: it exists, but is inactive.
-        Err(_) if nsid != 0 && nsid <= core.config.nn() => {
-            return Err(Status::INVALID_FIELD.with_dnr());
-        }
-        Err(_) => return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+    let Some(namespace) = core.namespaces.active(nsid) else {
+        return Err(inactive(core, nsid));
     };
     if operation == Operation::Flush {
         return Ok(Plan {
             operation,
-            namespace,
+            namespace: nsid,
             offset: 0,
             length: 0,
             force_unit_access: false,
@@ -92,8 +85,7 @@ fn plan(core: &mut Core, entry: &Entry) -> Result<Plan, Status> {
     }
     let dword12 = entry.dword(12);
     let (slba, blocks) = (entry.slba(), u64::from(entry.blocks()));
-    let lba = u64::from(core.config.lba);
-    let length = blocks * lba;
+    let length = blocks << namespace.shift;
     // Write Zeroes moves no data, so MDTS does not bound it.
     if operation != Operation::WriteZeroes && length > core.config.transfer_max() {
         return Err(Status::INVALID_FIELD.with_dnr());
@@ -107,20 +99,26 @@ fn plan(core: &mut Core, entry: &Entry) -> Result<Plan, Status> {
     if directive != 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    if slba
-        .checked_add(blocks)
-        .is_none_or(|end| end > core.config.blocks())
-    {
+    if !namespace.holds(slba, blocks) {
         return Err(Status::LBA_OUT_OF_RANGE.with_dnr());
     }
     let force_unit_access = dword12 & 1 << 30 != 0;
     Ok(Plan {
         operation,
-        namespace,
-        offset: slba * lba,
+        namespace: nsid,
+        offset: slba << namespace.shift,
         length,
         force_unit_access,
     })
+}
+
+/// Why a command cannot work on a namespace that is not attached.
+#[cold]
+pub(crate) fn inactive(core: &Core, nsid: u32) -> Status {
+    match core.namespaces.named(nsid) {
+        Named::Invalid => Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(),
+        _ => Status::INVALID_FIELD.with_dnr(),
+    }
 }
 
 fn faulting(sqid: u16, entry: &Entry) -> FaultingCommand {

@@ -50,6 +50,7 @@ mod interrupts;
 mod io;
 mod iommu;
 mod memory;
+mod namespaces;
 mod prp;
 mod queue;
 mod random;
@@ -59,7 +60,7 @@ mod thread;
 pub use backend::{
     Backend, BackendCompletion, MemoryBackend, NullBackend, Operation, Outcome, Request,
 };
-pub use config::{BackendKind, Config, ConfigError};
+pub use config::{BackendKind, CommandLimits, Config, ConfigError, NamespaceConfig};
 pub use controller::Statistics;
 pub use doorbells::Doorbells;
 pub use emulator::Emulator;

@@ -7,6 +7,7 @@ use crate::command::Entry;
 use crate::config::Config;
 use crate::controller::Core;
 use crate::execute::Reply;
+use crate::namespaces::Namespaces;
 
 const ARBITRATION: u8 = 0x01;
 const POWER_MANAGEMENT: u8 = 0x02;
@@ -52,7 +53,7 @@ impl Features {
             power_state: 0,
             over_temperature: WARNING_TEMPERATURE,
             under_temperature: 0,
-            error_recovery: vec![0; config.namespaces.len()],
+            error_recovery: vec![0; config.nn() as usize],
             write_cache: config.vwc,
             coalescing: 0,
             vectors: vec![false; usize::from(config.queues) + 1],
@@ -74,7 +75,14 @@ impl Features {
     }
 
     /// The value of a feature; dword 11 and NSID choose among several.
-    fn value(&self, config: &Config, feature: u8, dword11: u32, nsid: u32) -> Result<u32, Status> {
+    fn value(
+        &self,
+        config: &Config,
+        namespaces: &Namespaces,
+        feature: u8,
+        dword11: u32,
+        nsid: u32,
+    ) -> Result<u32, Status> {
         let invalid = Status::INVALID_FIELD.with_dnr();
         Ok(match feature {
             ARBITRATION => self.arbitration,
@@ -86,8 +94,10 @@ impl Features {
                 _ => return Err(invalid),
             },
             ERROR_RECOVERY => {
-                let place = config.namespaces.binary_search(&nsid);
-                let place = place.map_err(|_| Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+                if namespaces.active(nsid).is_none() {
+                    return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+                }
+                let place = (nsid as usize).wrapping_sub(1);
                 self.error_recovery.get(place).copied().ok_or(invalid)?
             }
             VOLATILE_WRITE_CACHE if config.vwc => u32::from(self.write_cache),
@@ -108,11 +118,14 @@ impl Features {
 pub(super) fn get(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
     let (feature, select) = (entry.dword(10) as u8, entry.dword(10) >> 8 & 0b111);
     let (dword11, nsid) = (entry.dword(11), entry.nsid());
-    let current = core.features.value(&core.config, feature, dword11, nsid)?;
+    let value_of = |features: &Features| {
+        features.value(&core.config, &core.namespaces, feature, dword11, nsid)
+    };
+    let current = value_of(&core.features)?;
     let value = match select {
         0 => current,
         // Nothing is saveable, and then the saved value is the default.
-        1 | 2 => Features::new(&core.config).value(&core.config, feature, dword11, nsid)?,
+        1 | 2 => value_of(&Features::new(&core.config))?,
         // Supported capabilities: changeable (bit 2); error recovery belongs to a namespace (bit 1).
         3 => 1 << 2 | u32::from(feature == ERROR_RECOVERY) << 1,
         _ => return Err(Status::INVALID_FIELD.with_dnr()),
@@ -128,7 +141,7 @@ pub(super) fn set(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
     let broadcast = feature == ERROR_RECOVERY && entry.nsid() == 0xffff_ffff;
     if !broadcast && feature != TEMPERATURE_THRESHOLD {
         core.features
-            .value(&core.config, feature, value, entry.nsid())?;
+            .value(&core.config, &core.namespaces, feature, value, entry.nsid())?;
     }
     if save {
         return Err(Status::FEATURE_IDENTIFIER_NOT_SAVEABLE.with_dnr());
@@ -160,7 +173,7 @@ pub(super) fn set(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
             if value & 1 << 16 != 0 {
                 return Err(invalid);
             }
-            let place = core.config.namespaces.binary_search(&entry.nsid()).ok();
+            let place = (entry.nsid() as usize).checked_sub(1);
             for (index, recovery) in features.error_recovery.iter_mut().enumerate() {
                 if broadcast || place == Some(index) {
                     *recovery = value & 0xffff;

@@ -7,11 +7,12 @@ use super::features::WARNING_TEMPERATURE;
 use super::log::{ERROR_ENTRIES, FIRMWARE_REVISION};
 use super::send;
 use crate::command::Entry;
-use crate::config::Config;
+use crate::config::{Config, LBA_FORMATS};
 use crate::config_space::VENDOR;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
+use crate::namespaces::Namespace;
 use crate::registers::VERSION;
 
 const NAMESPACE: u8 = 0x00;
@@ -94,18 +95,23 @@ fn identifiers(config: &Config, nsid: u32) -> ([u8; 8], [u8; 16]) {
     (eui, nguid)
 }
 
-fn namespace(config: &Config, nsid: u32) -> Page {
+fn namespace(config: &Config, namespace: &Namespace) -> Page {
     let mut page = Page::new();
-    let blocks = config.blocks().to_le_bytes();
+    let nsid = namespace.nsid;
+    let blocks = namespace.blocks.to_le_bytes();
     page.put(0, &blocks); // NSZE
     page.put(8, &blocks); // NCAP
     page.put(16, &blocks); // NUSE
+    page.put(25, &[LBA_FORMATS.len() as u8 - 1]); // NLBAF
+    page.put(26, &[namespace.format]); // FLBAS
     page.put(33, &[0b001]); // DLFEAT: deallocated blocks read as zeroes
-    page.put(48, &u128::from(config.size).to_le_bytes()); // NVMCAP
+    page.put(48, &u128::from(namespace.bytes()).to_le_bytes()); // NVMCAP
     let (eui, nguid) = identifiers(config, nsid);
     page.put(104, &nguid);
     page.put(120, &eui);
-    page.put(130, &[config.lba.trailing_zeros() as u8]); // LBADS of format 0, the only one
+    for (index, lba) in LBA_FORMATS.iter().enumerate() {
+        page.put(128 + 4 * index + 2, &[lba.trailing_zeros() as u8]); // LBADS
+    }
     page
 }
 
@@ -128,7 +134,7 @@ pub(super) fn identify(
     let config = &core.config;
     let nsid = entry.nsid();
     let command_set = (entry.dword(11) >> 24) as u8;
-    let active = config.namespaces.binary_search(&nsid).is_ok();
+    let active = core.namespaces.active(nsid);
     // NSID FFFFFFFFh asks for what namespaces have in common, which only namespace management offers.
     let exists = nsid != 0 && nsid <= config.nn();
     let unknown = Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
@@ -140,9 +146,10 @@ pub(super) fn identify(
                 return unknown;
             }
             let mut page = Page::new();
-            let later = config.namespaces.iter().filter(|&&active| active > nsid);
-            for (slot, active) in later.take(1024).enumerate() {
-                page.put(slot * 4, &active.to_le_bytes());
+            let attached = core.namespaces.all().filter(|one| one.attached);
+            let later = attached.filter(|one| one.nsid > nsid);
+            for (slot, one) in later.take(1024).enumerate() {
+                page.put(slot * 4, &one.nsid.to_le_bytes());
             }
             page
         }
@@ -152,9 +159,9 @@ pub(super) fn identify(
         {
             return unknown;
         }
-        NAMESPACE if active => namespace(config, nsid),
-        NAMESPACE_DESCRIPTORS if active => descriptors(config, nsid),
-        INDEPENDENT_NAMESPACE if active => {
+        NAMESPACE if let Some(active) = active => namespace(config, active),
+        NAMESPACE_DESCRIPTORS if active.is_some() => descriptors(config, nsid),
+        INDEPENDENT_NAMESPACE if active.is_some() => {
             let mut page = Page::new();
             page.put(14, &[1]); // NSTAT: ready
             page

@@ -67,7 +67,7 @@ impl Logs {
                 self.writes += 1;
                 self.written_bytes += bytes;
             }
-            Operation::WriteZeroes | Operation::Flush => {}
+            _ => {}
         }
     }
 }

@@ -1,72 +1,71 @@
 //! The back end that keeps data in memory.
 
-use std::io;
+mod medium;
 
-use memmap2::{MmapMut, MmapOptions};
+use std::collections::BTreeMap;
+use std::io;
 
 use super::{Backend, BackendCompletion, Operation, Outcome, Request};
 use crate::iommu::{DeviceMemory, Segment};
+use medium::Medium;
 
-/// Bytes that are compared or zeroed at once.
+/// Bytes that are compared or copied at once.
 const CHUNK: usize = 64 << 10;
 
 /// Keeps each namespace in anonymous memory, of which the system gives a page when it is first written: a namespace costs what was
 /// written to it, not its size.
 #[derive(Debug)]
 pub struct MemoryBackend {
-    media: Vec<MmapMut>,
+    media: BTreeMap<u32, Medium>,
     done: Vec<BackendCompletion>,
     buffer: Box<[u8]>,
 }
 
-impl MemoryBackend {
-    /// Reserves `namespaces` media of `size` bytes.
-    ///
-    /// # Errors
-    /// What the system says when it cannot reserve that much address space.
-    pub fn new(namespaces: usize, size: u64) -> io::Result<MemoryBackend> {
-        let length =
-            usize::try_from(size).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
-        let media = (0..namespaces)
-            .map(|_| MmapOptions::new().len(length).no_reserve_swap().map_anon())
-            .collect::<io::Result<_>>()?;
-        Ok(MemoryBackend {
-            media,
+impl Default for MemoryBackend {
+    fn default() -> MemoryBackend {
+        MemoryBackend {
+            media: BTreeMap::new(),
             done: Vec::new(),
             buffer: vec![0; CHUNK].into_boxed_slice(),
-        })
+        }
     }
+}
 
+impl MemoryBackend {
     fn execute(
         &mut self,
         request: &Request,
         segments: &[Segment],
         memory: &DeviceMemory<'_>,
     ) -> Outcome {
-        if request.operation == Operation::Flush {
-            return Outcome::Done;
-        }
+        let (offset, length) = (request.offset, request.length);
         let failed = match request.operation {
-            Operation::Read | Operation::Compare => Outcome::ReadError,
+            Operation::Flush => return Outcome::Done,
+            Operation::Copy {
+                namespace: from,
+                offset: from_offset,
+            } => return self.copy(from, from_offset, request),
+            Operation::Read | Operation::Compare | Operation::Verify => Outcome::ReadError,
             _ => Outcome::WriteError,
         };
-        let range = usize::try_from(request.offset)
-            .ok()
-            .zip(usize::try_from(request.length).ok());
-        let Some(blocks) = range.and_then(|(offset, length)| {
-            let medium = self.media.get_mut(request.namespace as usize)?;
-            medium.get_mut(offset..offset.checked_add(length)?)
-        }) else {
+        let Some(medium) = self.media.get_mut(&request.namespace) else {
             return failed;
         };
-        if request.operation == Operation::WriteZeroes {
-            for chunk in blocks.chunks_mut(CHUNK) {
-                // A page that was never written is zero already and stays untouched.
-                if chunk.iter().any(|&byte| byte != 0) {
-                    chunk.fill(0);
-                }
+        if request.operation == Operation::Deallocate {
+            return medium
+                .discard(offset, length)
+                .map_or(failed, |()| Outcome::Done);
+        }
+        let Some(blocks) = medium.range(offset, length) else {
+            return failed;
+        };
+        match request.operation {
+            Operation::WriteZeroes => {
+                medium::zero(blocks);
+                return Outcome::Done;
             }
-            return Outcome::Done;
+            Operation::Verify => return Outcome::Done,
+            _ => {}
         }
         let mut rest = blocks;
         for segment in segments {
@@ -102,6 +101,38 @@ impl MemoryBackend {
             failed
         }
     }
+
+    fn copy(&mut self, from: u32, from_offset: u64, request: &Request) -> Outcome {
+        let (to, to_offset, length) = (request.namespace, request.offset, request.length);
+        if from == to {
+            let copied = self
+                .media
+                .get_mut(&to)
+                .and_then(|medium| medium.copy(from_offset, to_offset, length));
+            return copied.map_or(Outcome::WriteError, |()| Outcome::Done);
+        }
+        let mut done = 0;
+        while done < length {
+            let count = (length - done).min(CHUNK as u64);
+            let Some(buffer) = self.buffer.get_mut(..count as usize) else {
+                return Outcome::WriteError;
+            };
+            let source = self.media.get_mut(&from);
+            let Some(source) = source.and_then(|medium| medium.range(from_offset + done, count))
+            else {
+                return Outcome::ReadError;
+            };
+            buffer.copy_from_slice(source);
+            let target = self.media.get_mut(&to);
+            let Some(target) = target.and_then(|medium| medium.range(to_offset + done, count))
+            else {
+                return Outcome::WriteError;
+            };
+            target.copy_from_slice(buffer);
+            done += count;
+        }
+        Outcome::Done
+    }
 }
 
 impl Backend for MemoryBackend {
@@ -120,6 +151,26 @@ impl Backend for MemoryBackend {
 
     fn poll(&mut self, _memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
         completions.append(&mut self.done);
+    }
+
+    fn open(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
+        self.create(namespace, bytes)
+    }
+
+    fn create(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
+        self.media.insert(namespace, Medium::new(bytes)?);
+        Ok(())
+    }
+
+    fn delete(&mut self, namespace: u32) {
+        self.media.remove(&namespace);
+    }
+
+    fn erase(&mut self, namespace: u32) -> io::Result<()> {
+        let medium = self.media.get_mut(&namespace);
+        medium
+            .and_then(Medium::clear)
+            .ok_or(io::ErrorKind::NotFound.into())
     }
 
     fn reset(&mut self) {

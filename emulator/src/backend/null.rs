@@ -1,5 +1,7 @@
 //! The back end that moves no data.
 
+use std::io;
+
 use super::{Backend, BackendCompletion, Outcome, Request};
 use crate::iommu::{DeviceMemory, Segment};
 
@@ -20,6 +22,14 @@ impl Backend for NullBackend {
 
     fn poll(&mut self, _memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
         completions.append(&mut self.done);
+    }
+
+    fn create(&mut self, _namespace: u32, _bytes: u64) -> io::Result<()> {
+        Ok(())
+    }
+
+    fn erase(&mut self, _namespace: u32) -> io::Result<()> {
+        Ok(())
     }
 
     fn reset(&mut self) {

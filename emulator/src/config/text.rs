@@ -3,9 +3,10 @@
 use std::fmt;
 use std::str::FromStr;
 
+use super::namespaces::{Named, read_nsids};
 use super::{
-    BACKEND, BackendKind, Config, ConfigError, IOVA_BITS, KEYS, LBA, MAPPINGS, MDTS, MQES,
-    NAMESPACES, NAMESPACES_MAX, NSIDS, QUEUES, SIZE, SWITCH, TO, UP_TO_15, nsids_text,
+    BACKEND, BackendKind, Config, ConfigError, IOVA_BITS, KEYS, LBA, LIMIT, MAPPINGS, MDTS, MQES,
+    NAMESPACES, NN, NSID_MAX, NamespaceConfig, QUEUES, SIZE, SWITCH, TO, UP_TO_15,
 };
 
 fn number<T: FromStr>(
@@ -32,9 +33,9 @@ fn switch(key: &'static str, value: &str) -> Result<bool, ConfigError> {
     }
 }
 
-fn size(value: &str) -> Result<u64, ConfigError> {
+fn size_of(key: &'static str, value: &str) -> Result<u64, ConfigError> {
     let wrong = || ConfigError::Value {
-        key: "size",
+        key,
         value: value.into(),
         allowed: SIZE,
     };
@@ -57,6 +58,15 @@ impl FromStr for Config {
     /// Reads `key=value,...`; what is not named keeps its default. `vwc` and `stepped` alone mean `on`.
     fn from_str(text: &str) -> Result<Config, ConfigError> {
         let mut config = Config::default();
+        let NamespaceConfig {
+            mut size, mut lba, ..
+        } = NamespaceConfig::default();
+        let plain = |nsid| Named {
+            nsid,
+            size: None,
+            lba: None,
+        };
+        let mut named = vec![plain(1)];
         let mut seen: Vec<&'static str> = Vec::new();
         for part in text.split(',').filter(|part| !part.is_empty()) {
             let (name, value) = part.split_once('=').unwrap_or((part, ""));
@@ -70,25 +80,31 @@ impl FromStr for Config {
             }
             seen.push(key);
             match key {
-                "size" => config.size = size(value)?,
-                "lba" => config.lba = number(key, value, LBA)?,
+                "size" => size = size_of(key, value)?,
+                "lba" => lba = number(key, value, LBA)?,
                 "namespaces" => {
                     let count: u32 = number(key, value, NAMESPACES)?;
-                    if count > NAMESPACES_MAX {
+                    if count > NSID_MAX {
                         return Err(ConfigError::Value {
                             key,
                             value: value.into(),
                             allowed: NAMESPACES,
                         });
                     }
-                    config.namespaces = (1..=count).collect();
+                    named = (1..=count).map(plain).collect();
                 }
-                "nsids" => {
-                    config.namespaces = value
-                        .split(':')
-                        .map(|nsid| number(key, nsid, NSIDS))
-                        .collect::<Result<_, _>>()?;
-                }
+                "nsids" => named = read_nsids(value, |text| size_of("nsids", text))?,
+                "nn" => config.nn = number(key, value, NN)?,
+                "capacity" => config.capacity = size_of(key, value)?,
+                "vsl" => config.limits.vsl = number(key, value, LIMIT)?,
+                "wzsl" => config.limits.wzsl = number(key, value, LIMIT)?,
+                "wusl" => config.limits.wusl = number(key, value, LIMIT)?,
+                "dmrl" => config.limits.dmrl = number(key, value, LIMIT)?,
+                "dmrsl" => config.limits.dmrsl = number(key, value, LIMIT)?,
+                "dmsl" => config.limits.dmsl = number(key, value, LIMIT)?,
+                "mssrl" => config.limits.mssrl = number(key, value, LIMIT)?,
+                "mcl" => config.limits.mcl = number(key, value, LIMIT)?,
+                "msrc" => config.limits.msrc = number(key, value, LIMIT)?,
                 "mdts" => config.mdts = number(key, value, MDTS)?,
                 "mqes" => config.mqes = number(key, value, MQES)?,
                 "queues" => config.queues = number(key, value, QUEUES)?,
@@ -123,6 +139,12 @@ impl FromStr for Config {
                 "give either 'namespaces' or 'nsids'".into(),
             ));
         }
+        let complete = |named: Named| NamespaceConfig {
+            nsid: named.nsid,
+            size: named.size.unwrap_or(size),
+            lba: named.lba.unwrap_or(lba),
+        };
+        config.namespaces = named.into_iter().map(complete).collect();
         // The largest page follows the smallest where it was left out.
         if !seen.contains(&"mpsmax") {
             config.mpsmax = config.mpsmax.max(config.mpsmin);
@@ -143,16 +165,36 @@ impl fmt::Display for Config {
             }
         };
         let switch = |on| if on { "on" } else { "off" };
-        part(self.size != default.size, "size", &self.size);
-        part(self.lba != default.lba, "lba", &self.lba);
-        let counted = self
-            .namespaces
-            .iter()
-            .copied()
-            .eq(1..=self.namespaces.len() as u32);
+        if let Some((size, lba)) = self.alike() {
+            let plain = NamespaceConfig::default();
+            part(size != plain.size, "size", &size);
+            part(lba != plain.lba, "lba", &lba);
+        }
+        let nsids: Vec<u32> = self.namespaces.iter().map(|one| one.nsid).collect();
+        let counted = self.alike().is_some() && nsids.iter().copied().eq(1..=nsids.len() as u32);
         let differs = self.namespaces != default.namespaces;
-        part(differs && counted, "namespaces", &self.namespaces.len());
-        part(differs && !counted, "nsids", &nsids_text(&self.namespaces));
+        part(
+            differs && counted && nsids != [1],
+            "namespaces",
+            &nsids.len(),
+        );
+        part(differs && !counted, "nsids", &self.nsids_text());
+        part(self.nn != default.nn, "nn", &self.nn);
+        part(
+            self.capacity != default.capacity,
+            "capacity",
+            &self.capacity,
+        );
+        let (limits, usual) = (&self.limits, &default.limits);
+        part(limits.vsl != usual.vsl, "vsl", &limits.vsl);
+        part(limits.wzsl != usual.wzsl, "wzsl", &limits.wzsl);
+        part(limits.wusl != usual.wusl, "wusl", &limits.wusl);
+        part(limits.dmrl != usual.dmrl, "dmrl", &limits.dmrl);
+        part(limits.dmrsl != usual.dmrsl, "dmrsl", &limits.dmrsl);
+        part(limits.dmsl != usual.dmsl, "dmsl", &limits.dmsl);
+        part(limits.mssrl != usual.mssrl, "mssrl", &limits.mssrl);
+        part(limits.mcl != usual.mcl, "mcl", &limits.mcl);
+        part(limits.msrc != usual.msrc, "msrc", &limits.msrc);
         part(self.mdts != default.mdts, "mdts", &self.mdts);
         part(self.mqes != default.mqes, "mqes", &self.mqes);
         part(self.queues != default.queues, "queues", &self.queues);

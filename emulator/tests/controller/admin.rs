@@ -31,8 +31,8 @@ fn identify_namespaces() {
         (16384, 16384, 16384)
     );
     assert_eq!(
-        (page[25], page[26], page[130]),
-        (0, 0, 12),
+        (page[25], page[26], page[130], page[134]),
+        (7, 1, 9, 12),
         "NLBAF, FLBAS, LBADS"
     );
     let (status, page) = host.identify(0, 4);

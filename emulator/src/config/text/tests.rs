@@ -1,17 +1,35 @@
 //! Every key sets its field, and every mistake is named.
 
 use super::*;
-use crate::config::{BackendKind, ConfigError};
+use crate::config::{BackendKind, CommandLimits, ConfigError};
 
 #[test]
 fn keys_set_their_fields() {
-    let text = "size=4G,lba=4096,nsids=1:5:200,mdts=0,mqes=4,queues=1,dstrd=3,mpsmin=1,mpsmax=2,to=255,vwc=off,backend=null,\
+    let text = "size=4G,lba=4096,nsids=1:5:200,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
+                mcl=8,msrc=9,mdts=0,mqes=4,queues=1,dstrd=3,mpsmin=1,mpsmax=2,to=255,vwc=off,backend=null,\
                 serial=S 1,model=M,iova_bits=48,mappings=16,stepped";
     let config: Config = text.parse().unwrap();
     let expected = Config {
-        size: 4 << 30,
-        lba: 4096,
-        namespaces: vec![1, 5, 200],
+        namespaces: [1, 5, 200]
+            .map(|nsid| NamespaceConfig {
+                nsid,
+                size: 4 << 30,
+                lba: 4096,
+            })
+            .into(),
+        nn: 300,
+        capacity: 20 << 30,
+        limits: CommandLimits {
+            vsl: 1,
+            wzsl: 2,
+            wusl: 3,
+            dmrl: 4,
+            dmrsl: 5,
+            dmsl: 6,
+            mssrl: 7,
+            mcl: 8,
+            msrc: 9,
+        },
         mdts: 0,
         mqes: 4,
         queues: 1,
@@ -33,11 +51,31 @@ fn keys_set_their_fields() {
     assert_eq!(Config::default().to_string(), "");
     assert_eq!(
         "namespaces=0".parse::<Config>().unwrap().namespaces,
-        Vec::<u32>::new()
+        Vec::new()
     );
     assert_eq!(
         "namespaces=3".parse::<Config>().unwrap().to_string(),
         "namespaces=3"
+    );
+    // Unlike namespaces, in any order of the keys.
+    let unlike: Config = "nsids=2/64M:3/1M/4096:7,lba=1024".parse().unwrap();
+    let namespace = |nsid, size, lba| NamespaceConfig { nsid, size, lba };
+    assert_eq!(
+        unlike.namespaces,
+        [
+            namespace(2, 64 << 20, 1024),
+            namespace(3, 1 << 20, 4096),
+            namespace(7, 1 << 30, 1024)
+        ]
+    );
+    assert_eq!(unlike.to_string().parse::<Config>().unwrap(), unlike);
+    assert_eq!(
+        (unlike.nn(), unlike.total_capacity()),
+        (7, (1 << 30) + (65 << 20))
+    );
+    assert_eq!(
+        "size=1M".parse::<Config>().unwrap().to_string(),
+        "size=1048576"
     );
     assert_eq!("mpsmin=6".parse::<Config>().unwrap().mpsmax, 6);
 }
@@ -58,6 +96,21 @@ fn errors_name_the_key_and_what_it_takes() {
         ("nsids=0", "nsids"),
         ("nsids=5:1", "nsids"),
         ("nsids=", "nsids"),
+        ("nsids=1/1M/512/4", "nsids"),
+        ("nsids=1/x", "nsids"),
+        ("nsids=1/0", "size"),
+        ("nsids=1/1M/513", "lba"),
+        ("nsids=1025", "nsids"),
+        ("nsids=5,nn=4", "nn"),
+        ("nn=1025", "nn"),
+        ("capacity=1M", "capacity"),
+        ("vsl=17", "vsl"),
+        ("wzsl=17", "wzsl"),
+        ("wusl=17", "wusl"),
+        ("dmrl=256", "dmrl"),
+        ("mssrl=0", "mssrl"),
+        ("mcl=0", "mcl"),
+        ("msrc=256", "msrc"),
         ("mdts=17", "mdts"),
         ("mqes=1", "mqes"),
         ("mqes=65537", "mqes"),

@@ -1,0 +1,179 @@
+//! The namespaces as the controller keeps them: what exists, how it is formatted, what is wrong with its blocks.
+
+mod ranges;
+
+pub(crate) use ranges::Ranges;
+
+use crate::config::{Config, LBA_FORMATS, lba_format};
+
+/// NSID FFFFFFFFh: all namespaces.
+pub(crate) const BROADCAST: u32 = 0xffff_ffff;
+
+/// A namespace that was allocated.
+#[derive(Clone, Debug)]
+pub(crate) struct Namespace {
+    pub(crate) nsid: u32,
+    /// NSZE: logical blocks.
+    pub(crate) blocks: u64,
+    /// LBADS: a logical block has `1 << shift` bytes.
+    pub(crate) shift: u8,
+    /// Index of the LBA format in use.
+    pub(crate) format: u8,
+    /// Whether it is attached to the controller.
+    pub(crate) attached: bool,
+    /// It differs from what every other namespace with this identifier had: how many were created before it.
+    pub(crate) generation: u32,
+    /// Blocks that Write Uncorrectable marked: reading them fails until they are written.
+    pub(crate) uncorrectable: Ranges,
+    /// A format or deletion waits for the commands in flight; new ones are refused.
+    pub(crate) busy: bool,
+}
+
+impl Namespace {
+    fn new(nsid: u32, bytes: u64, lba: u32, attached: bool, generation: u32) -> Namespace {
+        let shift = lba.trailing_zeros() as u8;
+        Namespace {
+            nsid,
+            blocks: bytes >> shift,
+            shift,
+            format: lba_format(lba).unwrap_or(0),
+            attached,
+            generation,
+            uncorrectable: Ranges::default(),
+            busy: false,
+        }
+    }
+
+    /// NVMCAP: bytes.
+    pub(crate) fn bytes(&self) -> u64 {
+        self.blocks << self.shift
+    }
+
+    /// Whether `count` blocks from `first` on are all inside.
+    pub(crate) fn holds(&self, first: u64, count: u64) -> bool {
+        first
+            .checked_add(count)
+            .is_some_and(|end| end <= self.blocks)
+    }
+}
+
+/// What a namespace identifier names.
+#[derive(Debug)]
+pub(crate) enum Named<'a> {
+    /// A namespace that is attached to the controller.
+    Active(&'a Namespace),
+    /// A namespace that exists, but is not attached.
+    Allocated(&'a Namespace),
+    /// Nothing now, but a namespace could have it.
+    Unallocated,
+    /// Nothing ever: 0, or more than NN.
+    Invalid,
+}
+
+/// All namespaces of the subsystem. There is one controller, so that attached means attached to it.
+#[derive(Debug)]
+pub(crate) struct Namespaces {
+    /// By identifier less one; NN of them.
+    slots: Vec<Option<Namespace>>,
+    capacity: u64,
+    created: u32,
+}
+
+impl Namespaces {
+    pub(crate) fn new(config: &Config) -> Namespaces {
+        let mut slots: Vec<_> = (0..config.nn()).map(|_| None).collect();
+        for wanted in &config.namespaces {
+            if let Some(slot) = slots.get_mut(wanted.nsid as usize - 1) {
+                *slot = Some(Namespace::new(
+                    wanted.nsid,
+                    wanted.size,
+                    wanted.lba,
+                    true,
+                    0,
+                ));
+            }
+        }
+        Namespaces {
+            slots,
+            capacity: config.total_capacity(),
+            created: 0,
+        }
+    }
+
+    /// An attached namespace.
+    #[inline]
+    pub(crate) fn active(&self, nsid: u32) -> Option<&Namespace> {
+        let slot = self.slots.get((nsid as usize).wrapping_sub(1))?.as_ref();
+        slot.filter(|namespace| namespace.attached)
+    }
+
+    pub(crate) fn get_mut(&mut self, nsid: u32) -> Option<&mut Namespace> {
+        self.slots
+            .get_mut((nsid as usize).wrapping_sub(1))?
+            .as_mut()
+    }
+
+    pub(crate) fn named(&self, nsid: u32) -> Named<'_> {
+        match self.slots.get((nsid as usize).wrapping_sub(1)) {
+            None => Named::Invalid,
+            Some(None) => Named::Unallocated,
+            Some(Some(namespace)) if namespace.attached => Named::Active(namespace),
+            Some(Some(namespace)) => Named::Allocated(namespace),
+        }
+    }
+
+    /// Those that exist, ascending.
+    pub(crate) fn all(&self) -> impl Iterator<Item = &Namespace> {
+        self.slots.iter().flatten()
+    }
+
+    /// NN.
+    pub(crate) fn highest(&self) -> u32 {
+        self.slots.len() as u32
+    }
+
+    /// TNVMCAP, in bytes.
+    pub(crate) fn capacity(&self) -> u64 {
+        self.capacity
+    }
+
+    /// UNVMCAP, in bytes.
+    pub(crate) fn unallocated(&self) -> u64 {
+        let taken = self.all().fold(0u64, |taken, namespace| {
+            taken.saturating_add(namespace.bytes())
+        });
+        self.capacity.saturating_sub(taken)
+    }
+
+    /// The lowest identifier that is free.
+    pub(crate) fn free_identifier(&self) -> Option<u32> {
+        let place = self.slots.iter().position(Option::is_none)?;
+        Some(place as u32 + 1)
+    }
+
+    /// Allocates a namespace with a free identifier; it is not attached.
+    pub(crate) fn create(&mut self, nsid: u32, blocks: u64, format: u8) {
+        let lba = LBA_FORMATS.get(usize::from(format)).copied().unwrap_or(512);
+        if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
+            self.created = self.created.wrapping_add(1);
+            let bytes = blocks << lba.trailing_zeros();
+            *slot = Some(Namespace::new(nsid, bytes, lba, false, self.created));
+        }
+    }
+
+    pub(crate) fn delete(&mut self, nsid: u32) {
+        if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
+            *slot = None;
+        }
+    }
+
+    /// Gives a namespace another LBA format; its bytes stay as many as whole blocks of it allow.
+    pub(crate) fn reformat(&mut self, nsid: u32, format: u8) {
+        if let Some(namespace) = self.get_mut(nsid)
+            && let Some(lba) = LBA_FORMATS.get(usize::from(format))
+        {
+            let (bytes, attached) = (namespace.bytes(), namespace.attached);
+            *namespace = Namespace::new(nsid, bytes, *lba, attached, namespace.generation);
+        }
+    }
+}
