@@ -86,6 +86,25 @@ pub struct BackendCompletion {
     pub outcome: Outcome,
 }
 
+/// A plain read or write whose data is in one or two pieces, to be executed at once. The front end has checked it as a [`Request`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Immediate {
+    /// [`Operation::Read`] or [`Operation::Write`].
+    pub operation: Operation,
+    /// Identifier of the namespace.
+    pub namespace: u32,
+    /// First byte on the medium.
+    pub offset: u64,
+    /// Bytes on the medium.
+    pub length: u32,
+    /// Its pieces of memory; the second has length 0 where there is only one.
+    pub segments: [Segment; 2],
+    /// How it ended: [`Outcome::Done`] until the back end says otherwise.
+    pub outcome: Outcome,
+    pub(crate) cid: u16,
+    pub(crate) lba: u64,
+}
+
 /// Executes commands for a controller front end.
 ///
 /// Memory is reached through the [`DeviceMemory`] of the call only. A back end that finishes a request in a later call gets another one then,
@@ -128,6 +147,15 @@ pub trait Backend: Send + Debug {
         let _ = namespace;
         Err(io::ErrorKind::Unsupported.into())
     }
+
+    /// Whether [`Backend::immediate`] may be called. The same at every call.
+    fn is_immediate(&self) -> bool {
+        false
+    }
+
+    /// Executes a batch of plain reads and writes before it returns, and says in each how it ended. Only called where
+    /// [`Backend::is_immediate`] is true.
+    fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) {}
 
     /// Forgets everything in flight. After it returned, nothing touches memory for an earlier request or reports it.
     fn reset(&mut self);

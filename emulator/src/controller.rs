@@ -7,7 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use crate::admin::events::Events;
 use crate::admin::features::Features;
 use crate::admin::log::Logs;
-use crate::backend::{Backend, BackendCompletion, MemoryBackend, NullBackend, Request};
+use crate::backend::{Backend, BackendCompletion, Immediate, MemoryBackend, NullBackend, Request};
 use crate::command::Entry;
 use crate::config::{BackendKind, Config, ConfigError};
 use crate::config_space::{Asked, ConfigSpace};
@@ -67,6 +67,7 @@ pub(crate) struct Scratch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) extents: Vec<Extent>,
     pub(crate) completions: Vec<BackendCompletion>,
+    pub(crate) quick: Vec<Immediate>,
 }
 
 /// Everything behind the controller's lock.
@@ -90,6 +91,10 @@ pub(crate) struct Core {
     pub(crate) events: Events,
     pub(crate) logs: Logs,
     pub(crate) backend: Box<dyn Backend>,
+    /// What [`Backend::is_immediate`] says.
+    pub(crate) immediate: bool,
+    /// Whether this step looks at every doorbell of a queue that it serves.
+    pub(crate) thorough: bool,
     pub(crate) flights: Flights,
     pub(crate) held: Vec<Held>,
     /// Delete I/O Submission Queue commands that wait for the queue's last command: their identifiers and the queue's.
@@ -159,6 +164,8 @@ impl Core {
             features: Features::new(&config),
             events: Events::default(),
             logs: Logs::default(),
+            immediate: backend.is_immediate(),
+            thorough: false,
             backend,
             flights: Flights::default(),
             held: Vec::new(),

@@ -12,10 +12,13 @@ use nix::errno::Errno;
 use nix::fcntl::{FallocateFlags, FcntlArg, SealFlag, fallocate, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 
+/// Bytes of the file before the first doorbell: the controller registers are there in BAR 0, and are not memory.
+const BEFORE: u64 = 0x1000;
+
 /// The doorbell registers of a controller, a `u32` for each 4 bytes of BAR 0 from 0x1000 on: the tail of submission queue `q` is at
 /// index `2 * q << DSTRD`, the head of completion queue `q` at `(2 * q + 1) << DSTRD`. Doorbells that were never written are 0.
 ///
-/// They are memory of a file that nobody can shrink, grow or seal further, so that another process may map it, and neither side can
+/// They are memory of a file, laid out as BAR 0 is (its first page stays empty), that nobody can shrink, grow or seal further, so that another process may map it, and neither side can
 /// make the other fault. Who has mapped it can write it for as long as it likes: [`Emulator::renew_doorbells`](crate::Emulator::renew_doorbells)
 /// gives the controller other ones.
 #[derive(Debug)]
@@ -32,18 +35,18 @@ impl Doorbells {
     pub(crate) fn new(bytes: u64) -> io::Result<Doorbells> {
         let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
         let file = File::from(memfd_create(c"nvme-vfio-doorbells", flags)?);
-        file.set_len(bytes)?;
+        file.set_len(BEFORE + bytes)?;
         let length =
             i64::try_from(bytes).map_err(|_| io::Error::from(io::ErrorKind::OutOfMemory))?;
         // Without its pages set aside, a lack of memory would be a SIGBUS at the first touch.
-        while let Err(errno) = fallocate(&file, FallocateFlags::empty(), 0, length) {
+        while let Err(errno) = fallocate(&file, FallocateFlags::empty(), BEFORE as i64, length) {
             if errno != Errno::EINTR {
                 return Err(errno.into());
             }
         }
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
-        let map = MmapOptions::new().map_raw(&file)?;
+        let map = MmapOptions::new().offset(BEFORE).map_raw(&file)?;
         Ok(Doorbells { file, map })
     }
 
@@ -69,7 +72,7 @@ impl Deref for Doorbells {
 }
 
 impl AsFd for Doorbells {
-    /// The file, whose first byte is the first doorbell.
+    /// The file, in which the first doorbell is at 0x1000.
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.file.as_fd()
     }
@@ -85,13 +88,13 @@ mod tests {
         let doorbells = Doorbells::new(8192).unwrap();
         assert_eq!(doorbells.len(), 2048);
         let file = File::from(doorbells.as_fd().try_clone_to_owned().unwrap());
-        let theirs = MmapOptions::new().map_raw(&file).unwrap();
+        let theirs = MmapOptions::new().offset(BEFORE).map_raw(&file).unwrap();
         // SAFETY: inside the mapping, and nobody else writes it meanwhile.
         unsafe { theirs.as_mut_ptr().cast::<u32>().add(2047).write(7) };
         assert_eq!(doorbells[2047].load(Ordering::Relaxed), 7);
         doorbells.clear();
         assert_eq!(doorbells[2047].load(Ordering::Relaxed), 0);
-        for length in [0, 4096, 12288] {
+        for length in [0, 8192, 16384] {
             assert!(file.set_len(length).is_err(), "cut to {length}");
         }
         assert!(fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).is_err());

@@ -174,9 +174,10 @@ impl Emulator {
         core
     }
 
-    /// Whether somebody waits for the controller's lock.
-    pub(crate) fn has_visitors(&self) -> bool {
-        self.visitors.load(Ordering::Relaxed) > 0
+    /// Whether somebody waits for the controller's lock, or for the mappings'.
+    #[inline]
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.visitors.load(Ordering::Relaxed) > 0 || self.iommu.has_writers()
     }
 
     /// Reads 4 or 8 bytes of BAR 0. Misaligned offsets and other sizes read 0, as do doorbells; all ones when the controller
@@ -232,6 +233,34 @@ impl Emulator {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = self.iommu.memory(core.config_space.bus_master());
         core.step(&memory)
+    }
+
+    /// Steps until nothing was pending for `patience` steps in a row, or somebody else wants in; how many completions were posted.
+    /// The locks are taken once.
+    pub(crate) fn run(&self, patience: u32) -> u64 {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let memory = self.iommu.memory(core.config_space.bus_master());
+        let before = core.statistics.completions;
+        let mut idle = 0;
+        // Bounded, so that a controller that never rests is asked now and then whether it shall end.
+        for _ in 0..1 << 16 {
+            if idle == patience {
+                break;
+            }
+            if core.advance(&memory) > 0 {
+                idle = 0;
+            } else {
+                idle += 1;
+                std::hint::spin_loop();
+            }
+            if self.is_wanted() {
+                break;
+            }
+        }
+        if idle == patience && core.running() && !core.gone() {
+            core.find_stray_doorbells();
+        }
+        core.statistics.completions - before
     }
 
     /// Arms a fault.

@@ -80,6 +80,7 @@ impl Flights {
         Some(flight)
     }
 
+    #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()
     }

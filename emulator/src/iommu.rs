@@ -7,8 +7,8 @@ pub use access::{DeviceMemory, DmaRefused};
 pub use fault::{DmaOrigin, FaultReason, FaultingCommand, IommuFault};
 
 use std::collections::{BTreeMap, VecDeque};
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
 
 use nvme_vfio_dma::{
     Access, DomainId, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError,
@@ -21,15 +21,15 @@ use crate::memory::HostRegion;
 const FAULTS_KEPT: usize = 256;
 
 /// Names one mapping for as long as it lives; once it is unmapped the handle resolves to nothing, also when a new mapping
-/// takes its place.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// takes its place. The default names none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct RegionHandle {
     slot: u32,
     generation: u32,
 }
 
-/// A contiguous piece of one mapping.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// A contiguous piece of one mapping. The default is none.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Segment {
     /// Which mapping.
     pub region: RegionHandle,
@@ -42,19 +42,20 @@ pub struct Segment {
 #[derive(Debug)]
 struct Region {
     iova: u64,
-    host: HostRegion,
+    length: u64,
+    /// `None` for a range that is valid for the host, and that this process cannot reach.
+    host: Option<HostRegion>,
     access: Access,
     generation: u32,
+    /// It is being unmapped: what began on it may end, and nothing new begins.
+    leaving: bool,
 }
 
 impl Region {
     /// Bytes of the region from `iova` on; 0 when `iova` is outside.
+    #[inline]
     fn from(&self, iova: u64) -> u64 {
-        let length = self.host.len() as u64;
-        match iova.checked_sub(self.iova) {
-            Some(offset) if offset < length => length - offset,
-            _ => 0,
-        }
+        self.length.saturating_sub(iova.wrapping_sub(self.iova))
     }
 }
 
@@ -67,6 +68,7 @@ struct Regions {
 }
 
 impl Regions {
+    #[inline]
     fn slot(&self, slot: u32) -> Option<&Region> {
         self.slots.get(slot as usize)?.as_ref()
     }
@@ -83,9 +85,36 @@ impl Regions {
             .next_back()
             .and_then(|(_, &slot)| self.slot(slot))
             .is_some_and(|region| {
-                let end = region.iova + (region.host.len() as u64 - 1);
+                let end = region.iova + (region.length - 1);
                 end >= iova
             })
+    }
+
+    /// The slot of the mapping that is exactly this range.
+    fn exactly(&self, iova: Iova, length: usize) -> Result<u32, UnmapError> {
+        let missing = UnmapError::NotMapped { iova, length };
+        let Some((_, &slot)) = self.by_start.range(..=iova.0).next_back() else {
+            return Err(missing);
+        };
+        let Some(region) = self.slot(slot) else {
+            return Err(missing);
+        };
+        if region.iova != iova.0 {
+            return Err(match region.from(iova.0) {
+                0 => missing,
+                _ => UnmapError::PartOfMapping { iova, length },
+            });
+        }
+        match (length as u64).cmp(&region.length) {
+            std::cmp::Ordering::Less => Err(UnmapError::PartOfMapping { iova, length }),
+            // Unlike the kernel, which unmaps what it finds and tells the size, this changes nothing.
+            std::cmp::Ordering::Greater => Err(UnmapError::SizeDiffers {
+                iova,
+                length,
+                unmapped: 0,
+            }),
+            std::cmp::Ordering::Equal => Ok(slot),
+        }
     }
 }
 
@@ -104,6 +133,8 @@ pub struct SoftwareIommu {
     limits: DomainLimits,
     budget: Option<u32>,
     regions: RwLock<Regions>,
+    /// How many callers want to change the mappings; a stepping thread lets them in.
+    writers: AtomicUsize,
     faults: Mutex<FaultLog>,
     fault_count: AtomicU64,
 }
@@ -117,6 +148,7 @@ impl SoftwareIommu {
             budget: limits.mappings,
             limits,
             regions: RwLock::default(),
+            writers: AtomicUsize::new(0),
             faults: Mutex::default(),
             fault_count: AtomicU64::new(0),
         }
@@ -157,7 +189,7 @@ impl SoftwareIommu {
             .by_start
             .values()
             .filter_map(|&slot| regions.slot(slot))
-            .map(|region| (Iova(region.iova), region.host.len()))
+            .map(|region| (Iova(region.iova), region.length as usize))
             .collect()
     }
 
@@ -169,6 +201,100 @@ impl SoftwareIommu {
             bus_master,
             hints: Default::default(),
         }
+    }
+
+    /// The mappings, to be changed: nothing of the controller's is under way while the guard lives.
+    fn change(&self) -> RwLockWriteGuard<'_, Regions> {
+        self.writers.fetch_add(1, Ordering::Relaxed);
+        let regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
+        self.writers.fetch_sub(1, Ordering::Relaxed);
+        regions
+    }
+
+    /// Whether somebody waits for the mappings' lock.
+    pub(crate) fn has_writers(&self) -> bool {
+        self.writers.load(Ordering::Relaxed) > 0
+    }
+
+    /// Notes a range that is valid for the host, but has no memory behind it that this process could reach. Every access of the controller to it
+    /// is refused, as [`FaultReason::NoMemory`].
+    ///
+    /// # Errors
+    /// [`MapError::Overlap`], [`MapError::TooManyMappings`], or what is wrong with the range.
+    pub fn map_without_memory(
+        &self,
+        iova: Iova,
+        length: usize,
+        access: Access,
+    ) -> Result<(), MapError> {
+        let page = 1u64 << self.limits.page_sizes.trailing_zeros().min(63);
+        if length == 0 {
+            return Err(MapError::ZeroLength);
+        }
+        if !iova.0.is_multiple_of(page) || !(length as u64).is_multiple_of(page) {
+            return Err(MapError::MisalignedLength {
+                length,
+                page_size: page,
+            });
+        }
+        self.insert(iova, length, access, None)
+    }
+
+    /// Refuses every new access to the mapping at `iova` from now on. What is under way goes on until [`unmap`](IommuDomain::unmap).
+    ///
+    /// # Errors
+    /// As [`unmap`](IommuDomain::unmap), with nothing changed.
+    pub fn begin_unmap(&self, iova: Iova, length: usize) -> Result<(), UnmapError> {
+        let mut regions = self.change();
+        let slot = regions.exactly(iova, length)?;
+        if let Some(Some(region)) = regions.slots.get_mut(slot as usize) {
+            region.leaving = true;
+        }
+        Ok(())
+    }
+
+    fn insert(
+        &self,
+        iova: Iova,
+        length: usize,
+        access: Access,
+        host: Option<HostRegion>,
+    ) -> Result<(), MapError> {
+        let mut regions = self.change();
+        let Some(last) = iova.0.checked_add(length as u64 - 1) else {
+            return Err(MapError::Overlap { iova, length });
+        };
+        if regions.overlaps(iova.0, last) {
+            return Err(MapError::Overlap { iova, length });
+        }
+        if self
+            .budget
+            .is_some_and(|budget| regions.by_start.len() >= budget as usize)
+        {
+            return Err(MapError::TooManyMappings);
+        }
+        regions.generation = regions.generation.wrapping_add(1);
+        let generation = regions.generation;
+        let entry = Some(Region {
+            iova: iova.0,
+            length: length as u64,
+            host,
+            access,
+            generation,
+            leaving: false,
+        });
+        let slot = match regions.free.pop() {
+            Some(slot) => slot,
+            None => {
+                regions.slots.push(None);
+                (regions.slots.len() - 1) as u32
+            }
+        };
+        if let Some(place) = regions.slots.get_mut(slot as usize) {
+            *place = entry;
+        }
+        regions.by_start.insert(iova.0, slot);
+        Ok(())
     }
 
     fn record(&self, fault: IommuFault) {
@@ -206,75 +332,17 @@ impl IommuDomain for SoftwareIommu {
 
     unsafe fn map(&self, region: &MapRegion<'_>, iova: Iova) -> Result<(), MapError> {
         check_region(&self.limits, region, iova)?;
-        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-        // `check_region` refused lengths of zero and ranges that wrap.
-        let last = iova.0 + (region.length as u64 - 1);
-        if regions.overlaps(iova.0, last) {
-            return Err(MapError::Overlap {
-                iova,
-                length: region.length,
-            });
-        }
-        if self
-            .budget
-            .is_some_and(|budget| regions.by_start.len() >= budget as usize)
-        {
-            return Err(MapError::TooManyMappings);
-        }
-        regions.generation = regions.generation.wrapping_add(1);
-        let generation = regions.generation;
         // SAFETY: the caller keeps the memory until `unmap` returned or the domain is gone; `unmap` drops the `HostRegion`
         // under the write lock, and the domain drops it with itself.
         let host = unsafe { HostRegion::new(region.pointer, region.length) };
-        let entry = Some(Region {
-            iova: iova.0,
-            host,
-            access: region.access,
-            generation,
-        });
-        let slot = match regions.free.pop() {
-            Some(slot) => slot,
-            None => {
-                regions.slots.push(None);
-                (regions.slots.len() - 1) as u32
-            }
-        };
-        if let Some(place) = regions.slots.get_mut(slot as usize) {
-            *place = entry;
-        }
-        regions.by_start.insert(iova.0, slot);
-        Ok(())
+        // `check_region` refused lengths of zero and ranges that wrap.
+        self.insert(iova, region.length, region.access, Some(host))
     }
 
     fn unmap(&self, iova: Iova, length: usize) -> Result<(), UnmapError> {
         // A step of the controller holds the read side while it copies, so nothing is under way once this is taken.
-        let mut regions = self.regions.write().unwrap_or_else(PoisonError::into_inner);
-        let (_, &slot) = regions
-            .by_start
-            .range(..=iova.0)
-            .next_back()
-            .ok_or(UnmapError::NotMapped { iova, length })?;
-        let region = regions
-            .slot(slot)
-            .ok_or(UnmapError::NotMapped { iova, length })?;
-        if region.iova != iova.0 {
-            return Err(match region.from(iova.0) {
-                0 => UnmapError::NotMapped { iova, length },
-                _ => UnmapError::PartOfMapping { iova, length },
-            });
-        }
-        match region.host.len() {
-            mapped if length < mapped => return Err(UnmapError::PartOfMapping { iova, length }),
-            // Unlike the kernel, which unmaps what it finds and tells the size, this changes nothing.
-            mapped if length > mapped => {
-                return Err(UnmapError::SizeDiffers {
-                    iova,
-                    length,
-                    unmapped: 0,
-                });
-            }
-            _ => {}
-        }
+        let mut regions = self.change();
+        let slot = regions.exactly(iova, length)?;
         regions.by_start.remove(&iova.0);
         if let Some(place) = regions.slots.get_mut(slot as usize) {
             *place = None;

@@ -53,12 +53,13 @@ mod memory;
 mod namespaces;
 mod prp;
 mod queue;
+mod quick;
 mod random;
 mod registers;
 mod thread;
 
 pub use backend::{
-    Backend, BackendCompletion, MemoryBackend, NullBackend, Operation, Outcome, Request,
+    Backend, BackendCompletion, Immediate, MemoryBackend, NullBackend, Operation, Outcome, Request,
 };
 pub use config::{BackendKind, CommandLimits, Config, ConfigError, NamespaceConfig};
 pub use controller::Statistics;

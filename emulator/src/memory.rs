@@ -30,12 +30,8 @@ impl HostRegion {
         HostRegion { pointer, length }
     }
 
-    /// Bytes in the region.
-    pub(crate) fn len(&self) -> usize {
-        self.length
-    }
-
     /// The address of `length` bytes at `offset`, or `None` when they are not all inside.
+    #[inline]
     fn at(&self, offset: usize, length: usize) -> Option<NonNull<u8>> {
         if offset.checked_add(length)? > self.length {
             return None;
@@ -78,6 +74,60 @@ impl HostRegion {
             *word = u64::from_le(unsafe { source.add(index).read_volatile() });
         }
         Some(entry)
+    }
+
+    /// Reads consecutive submission entries, each of their quadwords once; false, with nothing done, when they are not all inside or
+    /// misaligned.
+    #[inline]
+    #[must_use]
+    pub(crate) fn load_entries(&self, offset: usize, into: &mut [[u64; 8]]) -> bool {
+        let Some(source) = self.at(offset, size_of_val(into)) else {
+            return false;
+        };
+        let source = source.cast::<u64>().as_ptr();
+        if !source.is_aligned() {
+            return false;
+        }
+        for (index, word) in into.as_flattened_mut().iter_mut().enumerate() {
+            // SAFETY: as many aligned quadwords at `source` as `into` has were bounded by `at`.
+            *word = u64::from_le(unsafe { source.add(index).read_volatile() });
+        }
+        true
+    }
+
+    /// Writes consecutive completion entries as [`HostRegion::store_completion`] does, as many as `entries` gives and `count` allows;
+    /// false, with nothing done, when `count` of them are not all inside or misaligned.
+    #[inline]
+    #[must_use]
+    pub(crate) fn store_completions(
+        &self,
+        offset: usize,
+        count: usize,
+        entries: impl Iterator<Item = [u32; 4]>,
+    ) -> bool {
+        let Some(target) = count
+            .checked_mul(16)
+            .and_then(|bytes| self.at(offset, bytes))
+        else {
+            return false;
+        };
+        let mut target = target.cast::<u32>().as_ptr();
+        if !target.is_aligned() {
+            return false;
+        }
+        for entry in entries.take(count) {
+            // SAFETY: `count` entries at the first `target` were bounded by `at` and are writable by the contract of `new`; each
+            // turn writes one and moves on by one, at most `count` times, so that `target` ends one past the last at most. The
+            // reference to the last dword as an atomic lives for its store only.
+            unsafe {
+                target.write_volatile(entry[0].to_le());
+                target.add(1).write_volatile(entry[1].to_le());
+                target.add(2).write_volatile(entry[2].to_le());
+                AtomicU32::from_ptr(target.add(3)).store(entry[3].to_le(), Ordering::Release);
+                target = target.add(4);
+            }
+        }
+        true
     }
 
     /// Writes one completion entry, its last dword (which carries the phase bit) last and with Release, so that whoever sees

@@ -15,7 +15,7 @@ const YIELD: Duration = Duration::from_millis(2);
 /// The first and the longest sleep; each is twice the one before.
 const SLEEP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 /// Empty steps between two looks at the clock.
-const STEPS: u32 = 32;
+const STEPS: u32 = 256;
 
 /// The thread of an emulated controller; it ends when this is dropped.
 #[derive(Debug)]
@@ -46,20 +46,16 @@ impl Emulator {
 fn poll(emulator: &Emulator, stop: &AtomicBool) {
     let mut idle_since = None;
     let mut sleep = SLEEP.0;
-    let mut steps = 0;
     // Acquire pairs with the Release of `drop`; nothing but the flag itself is passed on.
     while !stop.load(Ordering::Acquire) {
-        if emulator.step() > 0 {
-            (idle_since, sleep, steps) = (None, SLEEP.0, 0);
+        // A controller that sleeps anyway is not polled for long when it wakes.
+        let patience = if sleep == SLEEP.0 { STEPS } else { 1 };
+        if emulator.run(patience) > 0 {
+            (idle_since, sleep) = (None, SLEEP.0);
             give_way(emulator);
             continue;
         }
         give_way(emulator);
-        steps += 1;
-        if steps % STEPS != 0 && idle_since.is_none() {
-            std::hint::spin_loop();
-            continue;
-        }
         let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < SPIN {
             std::hint::spin_loop();
@@ -74,7 +70,7 @@ fn poll(emulator: &Emulator, stop: &AtomicBool) {
 
 /// The lock is not fair: without this a polling thread would hardly ever let a register access in.
 fn give_way(emulator: &Emulator) {
-    while emulator.has_visitors() {
+    while emulator.is_wanted() {
         thread::yield_now();
     }
 }

@@ -5,7 +5,7 @@ mod medium;
 use std::collections::BTreeMap;
 use std::io;
 
-use super::{Backend, BackendCompletion, Operation, Outcome, Request};
+use super::{Backend, BackendCompletion, Immediate, Operation, Outcome, Request};
 use crate::iommu::{DeviceMemory, Segment};
 use medium::Medium;
 
@@ -32,6 +32,43 @@ impl Default for MemoryBackend {
 }
 
 impl MemoryBackend {
+    /// Moves the data of a plain read or write.
+    fn transfer(&mut self, command: &Immediate, memory: &DeviceMemory<'_>) -> Outcome {
+        let read = command.operation == Operation::Read;
+        let failed = if read {
+            Outcome::ReadError
+        } else {
+            Outcome::WriteError
+        };
+        let medium = self.media.get_mut(&command.namespace);
+        let Some(blocks) =
+            medium.and_then(|medium| medium.range(command.offset, u64::from(command.length)))
+        else {
+            return failed;
+        };
+        let [first, second] = &command.segments;
+        let Some((head, tail)) = blocks.split_at_mut_checked(first.length as usize) else {
+            return failed;
+        };
+        if tail.len() != second.length as usize {
+            return failed;
+        }
+        for (segment, blocks) in [(first, head), (second, tail)] {
+            if blocks.is_empty() {
+                continue;
+            }
+            let moved = if read {
+                memory.write(segment, 0, blocks)
+            } else {
+                memory.read(segment, 0, blocks)
+            };
+            if moved.is_err() {
+                return Outcome::MemoryLost;
+            }
+        }
+        Outcome::Done
+    }
+
     fn execute(
         &mut self,
         request: &Request,
@@ -171,6 +208,16 @@ impl Backend for MemoryBackend {
         medium
             .and_then(Medium::clear)
             .ok_or(io::ErrorKind::NotFound.into())
+    }
+
+    fn is_immediate(&self) -> bool {
+        true
+    }
+
+    fn immediate(&mut self, commands: &mut [Immediate], memory: &DeviceMemory<'_>) {
+        for command in commands {
+            command.outcome = self.transfer(command, memory);
+        }
     }
 
     fn reset(&mut self) {

@@ -2,7 +2,7 @@
 
 use std::io;
 
-use super::{Backend, BackendCompletion, Outcome, Request};
+use super::{Backend, BackendCompletion, Immediate, Outcome, Request};
 use crate::iommu::{DeviceMemory, Segment};
 
 /// Completes everything at once and moves nothing: reads leave the buffer as it is. For measuring all that is around the data.
@@ -31,6 +31,12 @@ impl Backend for NullBackend {
     fn erase(&mut self, _namespace: u32) -> io::Result<()> {
         Ok(())
     }
+
+    fn is_immediate(&self) -> bool {
+        true
+    }
+
+    fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) {}
 
     fn reset(&mut self) {
         self.done.clear();

@@ -5,9 +5,11 @@ use std::sync::RwLockReadGuard;
 
 use nvme_vfio_dma::{Access, Iova};
 
+use super::fault::{DATA, FETCH, POST};
 use super::{
     DmaOrigin, FaultReason, IommuFault, Region, RegionHandle, Regions, Segment, SoftwareIommu,
 };
+use crate::memory::HostRegion;
 
 /// An access was refused; the fault is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,21 +35,10 @@ impl DeviceMemory<'_> {
         origin: DmaOrigin,
     ) -> Result<Segment, DmaRefused> {
         let reason = if self.bus_master {
-            let hint = self.hints.get(origin.hint());
-            let hinted = hint.and_then(|hint| {
-                self.regions
-                    .slot(hint.get())
-                    .map(|region| (hint.get(), region))
-            });
-            let found = match hinted {
-                Some((slot, region)) if region.from(iova) > 0 => Some((slot, region)),
-                _ => self.regions.find(iova),
-            };
-            match found {
+            match self.find(iova, origin.hint()) {
+                Some((_, region)) if region.leaving => FaultReason::Leaving,
+                Some((_, region)) if region.host.is_none() => FaultReason::NoMemory,
                 Some((slot, region)) if region.access.contains(access) => {
-                    if let Some(hint) = hint {
-                        hint.set(slot);
-                    }
                     let length = region
                         .from(iova)
                         .min(length as u64)
@@ -78,6 +69,79 @@ impl DeviceMemory<'_> {
         Err(DmaRefused)
     }
 
+    /// The mapping at `iova`, looked for where the last access of this kind was first.
+    #[inline]
+    fn find(&self, iova: u64, hint: usize) -> Option<(u32, &Region)> {
+        let hint = self.hints.get(hint)?;
+        if let Some(region) = self.regions.slot(hint.get())
+            && region.from(iova) > 0
+        {
+            return Some((hint.get(), region));
+        }
+        let (slot, region) = self.regions.find(iova)?;
+        hint.set(slot);
+        Some((slot, region))
+    }
+
+    /// The mapping at `iova`, if all of `length` bytes lie in it and may be accessed. Nothing is recorded where not: whoever asks goes the
+    /// long way then, which finds the same and tells.
+    #[inline]
+    fn whole(
+        &self,
+        iova: u64,
+        length: u64,
+        access: Access,
+        hint: usize,
+    ) -> Option<(u32, &Region, &HostRegion)> {
+        let (slot, region) = self.find(iova, hint)?;
+        let host = region.host.as_ref()?;
+        let fine = self.bus_master
+            && !region.leaving
+            && region.from(iova) >= length
+            && region.access.contains(access);
+        fine.then_some((slot, region, host))
+    }
+
+    /// A piece of a command's data that lies in one mapping.
+    #[inline]
+    pub(crate) fn piece(&self, iova: u64, length: u32, access: Access) -> Option<Segment> {
+        let (slot, region, _) = self.whole(iova, u64::from(length), access, DATA)?;
+        Some(Segment {
+            region: RegionHandle {
+                slot,
+                generation: region.generation,
+            },
+            offset: iova - region.iova,
+            length,
+        })
+    }
+
+    /// Reads consecutive submission entries that lie in one mapping; false, with nothing done or told, where they do not.
+    #[inline]
+    pub(crate) fn fetch(&self, iova: u64, into: &mut [[u64; 8]]) -> bool {
+        let bytes = size_of_val(into) as u64;
+        match self.whole(iova, bytes, Access::DEVICE_READ, FETCH) {
+            Some((_, region, host)) => host.load_entries((iova - region.iova) as usize, into),
+            None => false,
+        }
+    }
+
+    /// Writes consecutive completion entries, `count` of them, where they lie in one mapping; false, with nothing done or told, where they do not.
+    #[inline]
+    pub(crate) fn post(
+        &self,
+        iova: u64,
+        count: usize,
+        entries: impl Iterator<Item = [u32; 4]>,
+    ) -> bool {
+        match self.whole(iova, count as u64 * 16, Access::DEVICE_WRITE, POST) {
+            Some((_, region, host)) => {
+                host.store_completions((iova - region.iova) as usize, count, entries)
+            }
+            None => false,
+        }
+    }
+
     /// The mapping's first address as the device sees it, while the handle is live: what a back end that lends the memory on
     /// to another device translates with.
     #[must_use]
@@ -85,10 +149,21 @@ impl DeviceMemory<'_> {
         self.resolve(region).map(|region| Iova(region.iova))
     }
 
+    #[inline]
     fn resolve(&self, handle: RegionHandle) -> Option<&Region> {
         self.regions
             .slot(handle.slot)
             .filter(|region| region.generation == handle.generation)
+    }
+
+    /// The memory behind a mapping that allows this access.
+    #[inline]
+    fn host(&self, handle: RegionHandle, access: Access) -> Option<&HostRegion> {
+        let region = self.resolve(handle)?;
+        region
+            .host
+            .as_ref()
+            .filter(|_| region.access.contains(access))
     }
 
     /// Reads what `segment` names, from `skip` bytes into it, until `into` is full.
@@ -96,13 +171,14 @@ impl DeviceMemory<'_> {
     /// # Errors
     /// [`DmaRefused`] when the mapping is gone, does not allow it, or is shorter.
     pub fn read(&self, segment: &Segment, skip: usize, into: &mut [u8]) -> Result<(), DmaRefused> {
-        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+        let host = self
+            .host(segment.region, Access::DEVICE_READ)
+            .ok_or(DmaRefused)?;
         let offset = usize::try_from(segment.offset)
             .ok()
             .and_then(|offset| offset.checked_add(skip))
             .ok_or(DmaRefused)?;
-        let readable = region.access.contains(Access::DEVICE_READ);
-        if readable && region.host.read(offset, into) {
+        if host.read(offset, into) {
             Ok(())
         } else {
             Err(DmaRefused)
@@ -114,13 +190,14 @@ impl DeviceMemory<'_> {
     /// # Errors
     /// [`DmaRefused`] when the mapping is gone, does not allow it, or is shorter.
     pub fn write(&self, segment: &Segment, skip: usize, from: &[u8]) -> Result<(), DmaRefused> {
-        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+        let host = self
+            .host(segment.region, Access::DEVICE_WRITE)
+            .ok_or(DmaRefused)?;
         let offset = usize::try_from(segment.offset)
             .ok()
             .and_then(|offset| offset.checked_add(skip))
             .ok_or(DmaRefused)?;
-        let writable = region.access.contains(Access::DEVICE_WRITE);
-        if writable && region.host.write(offset, from) {
+        if host.write(offset, from) {
             Ok(())
         } else {
             Err(DmaRefused)
@@ -156,11 +233,12 @@ impl DeviceMemory<'_> {
         while let Some(rest) = into.get_mut(done..).filter(|rest| !rest.is_empty()) {
             let at = iova.wrapping_add(done as u64 * 64);
             let segment = self.translate(at, rest.len() * 64, Access::DEVICE_READ, origin)?;
-            let region = self.resolve(segment.region).ok_or(DmaRefused)?;
+            let host = self
+                .host(segment.region, Access::DEVICE_READ)
+                .ok_or(DmaRefused)?;
             let whole = (segment.length as usize / 64).max(1);
             for (index, entry) in rest.iter_mut().take(whole).enumerate() {
-                *entry = region
-                    .host
+                *entry = host
                     .load_entry(segment.offset as usize + index * 64)
                     .ok_or(DmaRefused)?;
                 done += 1;
@@ -182,8 +260,10 @@ impl DeviceMemory<'_> {
             Access::DEVICE_WRITE,
             DmaOrigin::CompletionPost(cqid),
         )?;
-        let region = self.resolve(segment.region).ok_or(DmaRefused)?;
-        if region.host.store_completion(segment.offset as usize, entry) {
+        let host = self
+            .host(segment.region, Access::DEVICE_WRITE)
+            .ok_or(DmaRefused)?;
+        if host.store_completion(segment.offset as usize, entry) {
             Ok(())
         } else {
             Err(DmaRefused)

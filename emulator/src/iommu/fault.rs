@@ -28,13 +28,18 @@ impl DmaOrigin {
     /// Which of the lookup hints suits this kind of access.
     pub(super) fn hint(self) -> usize {
         match self {
-            DmaOrigin::SubmissionFetch(_) => 0,
-            DmaOrigin::CompletionPost(_) => 1,
+            DmaOrigin::SubmissionFetch(_) => FETCH,
+            DmaOrigin::CompletionPost(_) => POST,
             DmaOrigin::PrpList(_) => 2,
-            DmaOrigin::Data(_) => 3,
+            DmaOrigin::Data(_) => DATA,
         }
     }
 }
+
+/// The lookup hints of the accesses that each command needs.
+pub(super) const FETCH: usize = 0;
+pub(super) const POST: usize = 1;
+pub(super) const DATA: usize = 3;
 
 /// A command, as a fault names it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,6 +57,10 @@ pub struct FaultingCommand {
 pub enum FaultReason {
     /// Nothing is mapped there.
     Unmapped,
+    /// What is mapped there is being unmapped, and nothing new may begin on it.
+    Leaving,
+    /// What is mapped there has no memory behind it that this process could reach.
+    NoMemory,
     /// The mapping does not allow this direction.
     AccessDenied,
     /// Bus mastering was off in the PCI command register.

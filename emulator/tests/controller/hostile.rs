@@ -117,6 +117,9 @@ fn check_faults(host: &Host) {
             FaultReason::Unmapped => assert!(!mapped, "{fault:?}"),
             FaultReason::AccessDenied => assert!(mapped, "{fault:?}"),
             FaultReason::BusMasterOff => {}
+            FaultReason::Leaving | FaultReason::NoMemory => {
+                unreachable!("{fault:?}: nobody asked for that")
+            }
         }
     }
     iommu.clear_faults();

@@ -82,7 +82,7 @@ fn vectors_past_the_last_are_refused() {
 
 #[test]
 fn device_control_resets_the_function() {
-    let mut host = Host::with_queue("", 8);
+    let host = Host::with_queue("", 8);
     assert!(host.emulator.msix_write(12, &0u32.to_le_bytes()));
     host.emulator.config_write(0x68, &0x8000u16.to_le_bytes());
     assert_eq!((host.read(CSTS), host.read(CC)), (0, 0));

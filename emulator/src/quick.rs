@@ -1,0 +1,223 @@
+//! The short way of plain reads and writes: decoded, translated, executed and answered a batch at a time.
+//!
+//! It is taken only where it cannot make a difference: the back end finishes at once, nothing is armed that has to see each
+//! command, and the command is a read or write without flags whose data is in one or two pages. Whatever it does not take, and whatever is wrong
+//! in any way, goes the long way of [`execute`](crate::execute), which decides and tells.
+
+use nvme_vfio_dma::Access;
+
+use crate::backend::{Immediate, Operation, Outcome};
+use crate::command::Entry;
+use crate::controller::Core;
+use crate::flight::Completion;
+use crate::io;
+use crate::iommu::{DeviceMemory, Segment};
+
+/// A namespace, as a plain read or write needs it.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Geometry {
+    pub(crate) nsid: u32,
+    /// Bytes of a block, as a power of two.
+    pub(crate) shift: u32,
+    /// Blocks; 0 lets nothing pass.
+    pub(crate) blocks: u64,
+    /// Most bytes that one command may move.
+    pub(crate) most: u64,
+}
+
+/// What a batch of one queue needs to know.
+struct Batch {
+    geometry: Geometry,
+    page: u64,
+}
+
+impl Batch {
+    /// The command, if it is one for the short way.
+    #[inline]
+    fn decode(&self, words: &[u64; 8], memory: &DeviceMemory<'_>) -> Option<Immediate> {
+        let first = words[0];
+        let (operation, access) = match first as u8 {
+            io::READ => (Operation::Read, Access::DEVICE_WRITE),
+            io::WRITE => (Operation::Write, Access::DEVICE_READ),
+            _ => return None,
+        };
+        let geometry = &self.geometry;
+        // FUSE and PSDT, and the flags and fields of dword 12 above the number of blocks.
+        if first & 0xff00 != 0
+            || (first >> 32) as u32 != geometry.nsid
+            || words[6] as u32 & 0xffff_0000 != 0
+        {
+            return None;
+        }
+        let blocks = u64::from(words[6] as u16) + 1;
+        let lba = words[5];
+        let length = blocks << geometry.shift;
+        if lba >= geometry.blocks || blocks > geometry.blocks - lba || length > geometry.most {
+            return None;
+        }
+        let (prp1, prp2) = (words[3], words[4]);
+        if prp1 & 0b11 != 0 {
+            return None;
+        }
+        let head = self.page - (prp1 & (self.page - 1));
+        let mut segments = [Segment::default(); 2];
+        if length <= head {
+            segments[0] = memory.piece(prp1, length as u32, access)?;
+        } else {
+            let tail = length - head;
+            if tail > self.page || prp2 & (self.page - 1) != 0 {
+                return None;
+            }
+            segments[0] = memory.piece(prp1, head as u32, access)?;
+            segments[1] = memory.piece(prp2, tail as u32, access)?;
+        }
+        Some(Immediate {
+            operation,
+            namespace: geometry.nsid,
+            offset: lba << geometry.shift,
+            length: length as u32,
+            segments,
+            outcome: Outcome::Done,
+            cid: (first >> 16) as u16,
+            lba,
+        })
+    }
+}
+
+impl Core {
+    /// Whether the short way is open: nothing is on that has to see each command. Whatever comes to be such a thing is asked for here.
+    pub(crate) fn quick(&self) -> bool {
+        self.immediate && !self.interposed
+    }
+
+    /// Runs fetched commands of one I/O queue, in order, each by the shortest way that it can go.
+    pub(crate) fn run_batch(&mut self, sqid: u16, entries: &[[u64; 8]], memory: &DeviceMemory<'_>) {
+        let mut batch = Batch {
+            geometry: Geometry::default(),
+            page: self.page(),
+        };
+        let mut quick = std::mem::take(&mut self.scratch.quick);
+        for words in entries {
+            let nsid = (words[0] >> 32) as u32;
+            if nsid != batch.geometry.nsid {
+                self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
+                batch.geometry = self.geometry(nsid);
+            }
+            if let Some(command) = batch.decode(words, memory) {
+                quick.push(command);
+                continue;
+            }
+            self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
+            self.dispatch(sqid, Entry(*words), memory);
+            self.flush(memory);
+            // It may have changed the namespace.
+            batch.geometry = Geometry::default();
+        }
+        self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
+        self.scratch.quick = quick;
+    }
+
+    /// Executes what was decoded and answers it.
+    fn finish_quick(
+        &mut self,
+        sqid: u16,
+        nsid: u32,
+        quick: &mut Vec<Immediate>,
+        memory: &DeviceMemory<'_>,
+    ) {
+        if quick.is_empty() {
+            return;
+        }
+        self.backend.immediate(quick, memory);
+        let mut fine = true;
+        for command in quick.iter() {
+            if command.outcome == Outcome::Done {
+                self.logs
+                    .count(command.operation, u64::from(command.length));
+            } else {
+                fine = false;
+            }
+        }
+        if !(fine && self.post_quick(sqid, quick, memory)) {
+            self.post_singly(sqid, nsid, quick, memory);
+        }
+        quick.clear();
+    }
+
+    /// Posts the success of all, if their entries lie side by side and in one mapping.
+    fn post_quick(&mut self, sqid: u16, quick: &[Immediate], memory: &DeviceMemory<'_>) -> bool {
+        let Some(Some(submission)) = self.submission.get(usize::from(sqid)) else {
+            return false;
+        };
+        let middle = u32::from(sqid) << 16 | submission.head & 0xffff;
+        let Some(Some(queue)) = self.completion.get_mut(usize::from(submission.cqid)) else {
+            return false;
+        };
+        let count = quick.len() as u32;
+        if count > queue.size - queue.tail {
+            return false;
+        }
+        let at = queue.base.wrapping_add(u64::from(queue.tail) * 16);
+        let phase = u32::from(queue.phase) << 16;
+        let entries = quick
+            .iter()
+            .map(|command| [0, 0, middle, phase | u32::from(command.cid)]);
+        if !memory.post(at, quick.len(), entries) {
+            return false;
+        }
+        queue.reserved = queue.reserved.saturating_sub(count);
+        queue.tail += count;
+        if queue.tail == queue.size {
+            queue.tail = 0;
+            queue.phase = !queue.phase;
+        }
+        if let Some(vector) = queue.vector {
+            self.interrupts.raise(vector);
+        }
+        self.statistics.completions += u64::from(count);
+        true
+    }
+
+    /// Posts the answers one by one: some are errors, or the queue ends or changes its mapping among them.
+    #[cold]
+    fn post_singly(
+        &mut self,
+        sqid: u16,
+        nsid: u32,
+        quick: &[Immediate],
+        memory: &DeviceMemory<'_>,
+    ) {
+        for command in quick {
+            let status = self.status(command.outcome);
+            let status = if status.is_success() {
+                status
+            } else {
+                self.log_error(sqid, command.cid, status, nsid, command.lba)
+            };
+            let completion = Completion {
+                sqid,
+                cid: command.cid,
+                result: 0,
+                status,
+            };
+            self.post(&completion, memory);
+        }
+    }
+
+    /// What the short way needs to know of a namespace; nothing passes where it is not for the short way.
+    fn geometry(&self, nsid: u32) -> Geometry {
+        let mut geometry = Geometry {
+            nsid,
+            ..Geometry::default()
+        };
+        if let Some(namespace) = self.namespaces.active(nsid)
+            && !namespace.busy
+            && namespace.uncorrectable.is_empty()
+        {
+            geometry.shift = u32::from(namespace.shift);
+            geometry.blocks = namespace.blocks;
+            geometry.most = self.config.transfer_max();
+        }
+        geometry
+    }
+}
