@@ -23,6 +23,7 @@ use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::registers::{
     CFS, Configuration, Effect, RDY, Registers, SHST, SHST_COMPLETE, SHST_OCCURRING,
 };
+use crate::trace::{TraceEvent, Tracer};
 
 /// Submission entries fetched at once.
 pub(crate) const BATCH: usize = 64;
@@ -101,6 +102,7 @@ pub(crate) struct Core {
     pub(crate) deletions: Vec<(u16, u16)>,
     pub(crate) faults: Faults,
     pub(crate) bends: Bends,
+    pub(crate) trace: Arc<Tracer>,
     /// Whether anything comes between the queues and single commands: the only question that the hot path asks.
     pub(crate) interposed: bool,
     pub(crate) junk: Option<Vec<u8>>,
@@ -172,6 +174,7 @@ impl Core {
             deletions: Vec::new(),
             faults: Faults::default(),
             bends: Bends::default(),
+            trace: Arc::default(),
             interposed: false,
             junk: None,
             scratch: Scratch {
@@ -218,10 +221,14 @@ impl Core {
     /// The controller cannot go on: CSTS.CFS, until it is disabled.
     pub(crate) fn fatal(&mut self, why: &str) {
         tracing::error!(why, "fatal status");
+        self.trace.record(|| TraceEvent::Fatal { why: why.into() });
         self.registers.csts |= CFS;
     }
 
     pub(crate) fn inject(&mut self, fault: Fault) {
+        self.trace.record(|| TraceEvent::FaultArmed {
+            fault: format!("{fault:?}"),
+        });
         if matches!(fault, Fault::Controller(ControllerFault::Fatal, _)) {
             // It is an event, not a state: disabling the controller ends it.
             self.fatal("injected");
@@ -267,6 +274,11 @@ impl Core {
         if self.unreachable() {
             return;
         }
+        self.trace.record(|| TraceEvent::RegisterWrite {
+            offset,
+            bytes,
+            value,
+        });
         match self.registers.write(offset, bytes, value) {
             Effect::Nothing => {}
             Effect::Configuration { before, now } => self.configure(before, now, memory),
@@ -371,6 +383,7 @@ impl Core {
         }
         self.scratch.completions = completions;
         if self.flights.is_empty() {
+            self.trace.record(|| TraceEvent::Reset { function: false });
             self.clear();
         }
     }
@@ -409,6 +422,7 @@ impl Core {
         if self.gone() {
             return;
         }
+        self.trace.record(|| TraceEvent::Reset { function: true });
         self.backend.reset();
         self.faults.function_reset();
         self.registers.bend_cap(self.faults.cap());
@@ -422,6 +436,10 @@ impl Core {
         if self.unreachable() {
             return;
         }
+        self.trace.record(|| TraceEvent::ConfigWrite {
+            offset,
+            data: from.to_vec(),
+        });
         match self.config_space.write(offset, from) {
             Asked::Nothing => {}
             Asked::FunctionReset => self.function_reset(),

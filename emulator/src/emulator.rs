@@ -12,7 +12,8 @@ use crate::controller::{self, Core, Statistics};
 use crate::doorbells::Doorbells;
 use crate::fault::{Fault, When};
 use crate::interrupts::{self, InterruptSink};
-use crate::iommu::SoftwareIommu;
+use crate::iommu::{DeviceMemory, SoftwareIommu};
+use crate::trace::{Trace, Tracer};
 
 /// The interrupt range of x86, which no IOMMU maps.
 const HOLE: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
@@ -37,6 +38,7 @@ pub struct Emulator {
     iommu: Arc<SoftwareIommu>,
     doorbells: Mutex<Arc<Doorbells>>,
     core: Mutex<Core>,
+    trace: Arc<Tracer>,
     /// How many callers want the lock for something other than a step; a stepping thread lets them in.
     visitors: AtomicUsize,
 }
@@ -83,6 +85,7 @@ impl Emulator {
             config,
             iommu,
             doorbells: Mutex::new(Arc::clone(&core.doorbells)),
+            trace: Arc::clone(&core.trace),
             core: Mutex::new(core),
             visitors: AtomicUsize::new(0),
         })
@@ -185,7 +188,7 @@ impl Emulator {
     #[must_use]
     pub fn register_read(&self, offset: u32, bytes: usize) -> u64 {
         let mut core = self.visit();
-        let memory = self.iommu.memory(core.config_space.bus_master());
+        let memory = self.memory(&core);
         core.read_register(offset, bytes, &memory)
     }
 
@@ -202,7 +205,7 @@ impl Emulator {
             return;
         }
         let mut core = self.visit();
-        let memory = self.iommu.memory(core.config_space.bus_master());
+        let memory = self.memory(&core);
         core.write_register(offset, bytes, value, &memory);
         core.interrupts.deliver();
     }
@@ -231,7 +234,7 @@ impl Emulator {
     /// Does what is pending: doorbells, commands, completions. How many completions were posted.
     pub fn step(&self) -> usize {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = self.iommu.memory(core.config_space.bus_master());
+        let memory = self.memory(&core);
         core.step(&memory)
     }
 
@@ -239,7 +242,7 @@ impl Emulator {
     /// The locks are taken once.
     pub(crate) fn run(&self, patience: u32) -> u64 {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
-        let memory = self.iommu.memory(core.config_space.bus_master());
+        let memory = self.memory(&core);
         let before = core.statistics.completions;
         let mut idle = 0;
         // Bounded, so that a controller that never rests is asked now and then whether it shall end.
@@ -288,6 +291,28 @@ impl Emulator {
         self.visit()
             .release(|queue, entry| queue == sqid && entry.cid() == cid)
             > 0
+    }
+
+    /// Writes down from now on what the controller does; at most `capacity` records are kept for the reader. `None` while another
+    /// trace is being read. Commands take a longer way meanwhile.
+    #[must_use]
+    pub fn trace(&self, capacity: usize) -> Option<Trace> {
+        let mut core = self.visit();
+        let trace = Trace::start(&self.trace, capacity);
+        self.trace.at_step(core.statistics.steps);
+        core.look_for_interposers();
+        trace
+    }
+
+    /// Whether traces bear the time of the clock.
+    pub(crate) fn tell_time(&self, real: bool) {
+        self.trace.use_clock(real);
+    }
+
+    /// The memory that the controller reaches, for one step or register access.
+    fn memory(&self, core: &Core) -> DeviceMemory<'_> {
+        self.iommu
+            .memory(core.config_space.bus_master(), self.trace.when_on())
     }
 
     /// What was done so far.

@@ -54,6 +54,7 @@ impl Core {
         self.statistics.steps += 1;
         let before = self.statistics.completions;
         if self.interposed {
+            self.trace.at_step(self.statistics.steps);
             self.inject_due();
         }
         if self.gone() {
@@ -140,6 +141,9 @@ impl Core {
         let last = queue.head;
         let accepted = value == last || queue.accept_head(value).is_ok();
         let room = queue.room();
+        if self.interposed && value != last {
+            self.tell_doorbell(cqid, true, value);
+        }
         if !accepted {
             self.invalid_doorbell(cqid, true, value, last);
         }
@@ -164,6 +168,9 @@ impl Core {
         let last = queue.tail;
         let accepted = value == last || queue.accept_tail(value).is_ok();
         let waiting = queue.waiting();
+        if self.interposed && value != last {
+            self.tell_doorbell(sqid, false, value);
+        }
         if !accepted {
             self.invalid_doorbell(sqid, false, value, last);
         }
@@ -460,7 +467,7 @@ impl Core {
             self.fatal("a completion queue cannot be written");
         }
         if self.interposed {
-            self.count_posted(cqid);
+            self.tell_posted(cqid, entry);
         }
     }
 }

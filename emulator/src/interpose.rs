@@ -14,6 +14,7 @@ use crate::flight::{Completion, Held};
 use crate::io;
 use crate::iommu::DeviceMemory;
 use crate::random::Random;
+use crate::trace::TraceEvent;
 
 /// How an injected fault bends a completion.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -75,7 +76,8 @@ impl Core {
     /// every step that took the long way.
     pub(crate) fn look_for_interposers(&mut self) {
         self.interposed =
-            !(self.faults.none_armed() && self.held.is_empty() && self.bends.is_empty());
+            !(self.faults.none_armed() && self.held.is_empty() && self.bends.is_empty())
+                || self.trace.is_on();
     }
 
     /// Arms a fault now or later.
@@ -105,6 +107,13 @@ impl Core {
     pub(crate) fn interpose(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
         self.inject_due();
         self.statistics.commands += 1;
+        self.trace.record(|| TraceEvent::Command {
+            sqid,
+            cid: entry.cid(),
+            opcode: entry.opcode(),
+            nsid: entry.nsid(),
+            dwords: std::array::from_fn(|index| entry.dword(index)),
+        });
         let mut note = Note::default();
         if let Some(fault) = self.faults.command(sqid, &entry) {
             tracing::debug!(
@@ -114,6 +123,11 @@ impl Core {
                 ?fault,
                 "injected fault"
             );
+            self.trace.record(|| TraceEvent::Fault {
+                sqid,
+                cid: entry.cid(),
+                fault: format!("{fault:?}"),
+            });
             match fault {
                 CommandFault::Hang(on_abort) => {
                     return self.hold(sqid, entry, None, on_abort, memory);
@@ -145,6 +159,11 @@ impl Core {
         if sqid != 0 {
             if let Some(status) = self.faults.media(&entry) {
                 self.logs.media_error();
+                self.trace.record(|| TraceEvent::Fault {
+                    sqid,
+                    cid: entry.cid(),
+                    fault: "Media".into(),
+                });
                 return self.answer(sqid, &entry, Err(status), memory);
             }
             note.rewrites = self
@@ -155,8 +174,21 @@ impl Core {
         if note.bend != Bend::Not || note.rewrites.is_some() {
             self.bends.notes.insert((sqid, entry.cid()), note);
         }
-        self.run_command(sqid, &entry, Run::default(), memory);
+        self.run_told(sqid, &entry, Run::default(), memory);
         self.junk = None;
+    }
+
+    /// Runs a command, and writes down when it is not implemented.
+    fn run_told(&mut self, sqid: u16, entry: &Entry, run: Run, memory: &DeviceMemory<'_>) {
+        let before = self.statistics.unsupported_commands;
+        self.run_command(sqid, entry, run, memory);
+        if self.statistics.unsupported_commands > before {
+            self.trace.record(|| TraceEvent::Unimplemented {
+                sqid,
+                cid: entry.cid(),
+                opcode: entry.opcode(),
+            });
+        }
     }
 
     /// Posts a completion that a fault may bend or keep back.
@@ -193,7 +225,16 @@ impl Core {
     }
 
     /// An entry was posted to a completion queue, for which others may have waited.
-    pub(crate) fn count_posted(&mut self, cqid: u16) {
+    pub(crate) fn tell_posted(&mut self, cqid: u16, entry: [u32; 4]) {
+        let [result, _, third, last] = entry;
+        self.trace.record(|| TraceEvent::Completion {
+            cqid,
+            sqid: (third >> 16) as u16,
+            cid: last as u16,
+            status: (last >> 17) as u16,
+            result,
+            sq_head: third as u16,
+        });
         for kept in &mut self.bends.kept_back {
             if let Until::Others(left) = &mut kept.until
                 && kept.cqid == cqid
@@ -215,6 +256,15 @@ impl Core {
             let kept = self.bends.kept_back.remove(place);
             self.post_entry(&kept.completion, Bend::Not, memory);
         }
+    }
+
+    /// A doorbell has a new value.
+    pub(crate) fn tell_doorbell(&self, qid: u16, completion: bool, value: u32) {
+        self.trace.record(|| TraceEvent::Doorbell {
+            qid,
+            completion,
+            value,
+        });
     }
 
     /// What a step does about held commands and completions that are kept back.
@@ -276,7 +326,7 @@ impl Core {
                 silent,
                 extents: held.extents,
             };
-            self.run_command(sqid, &held.entry, run, memory);
+            self.run_told(sqid, &held.entry, run, memory);
         }
         self.flush(memory);
     }

@@ -2,6 +2,7 @@
 
 mod access;
 mod fault;
+mod traced;
 
 pub use access::{DeviceMemory, DmaRefused};
 pub use fault::{DmaOrigin, FaultReason, FaultingCommand, IommuFault};
@@ -16,6 +17,7 @@ use nvme_vfio_dma::{
 };
 
 use crate::memory::HostRegion;
+use crate::trace::Tracer;
 
 /// How many faults are kept; later ones are only counted.
 const FAULTS_KEPT: usize = 256;
@@ -194,11 +196,17 @@ impl SoftwareIommu {
     }
 
     /// The controller's view of memory, for one step. While it lives, nothing is unmapped.
-    pub(crate) fn memory(&self, bus_master: bool) -> DeviceMemory<'_> {
+    pub(crate) fn memory<'a>(
+        &'a self,
+        bus_master: bool,
+        trace: Option<&'a Tracer>,
+    ) -> DeviceMemory<'a> {
         DeviceMemory {
             regions: self.regions.read().unwrap_or_else(PoisonError::into_inner),
             iommu: self,
             bus_master,
+            direct: bus_master && trace.is_none(),
+            trace,
             hints: Default::default(),
         }
     }

@@ -57,6 +57,7 @@ mod quick;
 mod random;
 mod registers;
 mod thread;
+mod trace;
 
 pub use backend::{
     Backend, BackendCompletion, Immediate, MemoryBackend, NullBackend, Operation, Outcome, Request,
@@ -75,3 +76,4 @@ pub use iommu::{
     Segment, SoftwareIommu,
 };
 pub use thread::EmulatorThread;
+pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

@@ -46,6 +46,7 @@ impl Emulator {
 fn poll(emulator: &Emulator, stop: &AtomicBool) {
     let mut idle_since = None;
     let mut sleep = SLEEP.0;
+    emulator.tell_time(true);
     // Acquire pairs with the Release of `drop`; nothing but the flag itself is passed on.
     while !stop.load(Ordering::Acquire) {
         // A controller that sleeps anyway is not polled for long when it wakes.
@@ -66,6 +67,7 @@ fn poll(emulator: &Emulator, stop: &AtomicBool) {
             sleep = (sleep * 2).min(SLEEP.1);
         }
     }
+    emulator.tell_time(false);
 }
 
 /// The lock is not fair: without this a polling thread would hardly ever let a register access in.

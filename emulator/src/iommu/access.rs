@@ -10,6 +10,7 @@ use super::{
     DmaOrigin, FaultReason, IommuFault, Region, RegionHandle, Regions, Segment, SoftwareIommu,
 };
 use crate::memory::HostRegion;
+use crate::trace::Tracer;
 
 /// An access was refused; the fault is recorded.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -21,13 +22,17 @@ pub struct DeviceMemory<'a> {
     pub(super) regions: RwLockReadGuard<'a, Regions>,
     pub(super) iommu: &'a SoftwareIommu,
     pub(super) bus_master: bool,
+    /// Whether accesses may take the short way: bus mastering is on, and nobody wants to know of every access.
+    pub(super) direct: bool,
+    /// Whoever wants to know of every access.
+    pub(super) trace: Option<&'a Tracer>,
     /// The slot that was hit last, for each kind of access.
     pub(super) hints: [Cell<u32>; 4],
 }
 
 impl DeviceMemory<'_> {
     /// Finds the mapping at `iova`: a segment of at most `length` bytes, shorter where the mapping ends.
-    pub(crate) fn translate(
+    pub(super) fn look_up(
         &self,
         iova: u64,
         length: usize,
@@ -58,7 +63,7 @@ impl DeviceMemory<'_> {
         } else {
             FaultReason::BusMasterOff
         };
-        self.iommu.record(IommuFault {
+        self.refuse(IommuFault {
             iova: Iova(iova),
             length,
             access,
@@ -95,7 +100,7 @@ impl DeviceMemory<'_> {
     ) -> Option<(u32, &Region, &HostRegion)> {
         let (slot, region) = self.find(iova, hint)?;
         let host = region.host.as_ref()?;
-        let fine = self.bus_master
+        let fine = self.direct
             && !region.leaving
             && region.from(iova) >= length
             && region.access.contains(access);

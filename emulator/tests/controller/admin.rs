@@ -52,7 +52,7 @@ fn identify_namespaces() {
     };
     assert_eq!(list(host.identify(2, 0).1), [1, 5, 200]);
     assert_eq!(list(host.identify(2, 1).1), [5, 200]);
-    assert_eq!(list(host.identify(2, 200).1), []);
+    assert!(list(host.identify(2, 200).1).is_empty());
     assert_eq!(host.identify(2, u32::MAX).0, 0x00b);
     let (_, first) = host.identify(3, 1);
     let (_, second) = host.identify(3, 5);

@@ -11,3 +11,4 @@ mod io;
 mod iommu;
 mod registers;
 mod thread;
+mod trace;
