@@ -248,7 +248,8 @@ impl RegionInfo {
         let needed = self.needed();
         let areas = self.areas.as_ref().filter(|_| needed <= argsz);
         let mut flags = self.flags - RegionFlags::CAPS;
-        flags.set(RegionFlags::CAPS, self.areas.is_some());
+        // Only with the capabilities themselves: QEMU takes the flag without an offset for an error, and asks first with room for the fixed part.
+        flags.set(RegionFlags::CAPS, areas.is_some());
         out.put32(needed);
         out.put32(flags.bits());
         out.put32(self.index);

@@ -81,8 +81,9 @@ impl<'a> Request<'a> {
                 Self::DeviceGetInfo
             }
             Command::DEVICE_GET_REGION_INFO => {
-                let mut reader = Reader::exact(payload, RegionInfo::LENGTH)?;
-                let argsz = reader.argsz(RegionInfo::LENGTH as u64)?;
+                // SPDK sends its whole buffer, as long as its argsz. What lies past the fixed part means nothing.
+                let mut reader = Reader::at_least(payload, RegionInfo::LENGTH)?;
+                let argsz = reader.argsz(payload.len() as u64)?;
                 reader.zero32("flags")?;
                 let index = reader.u32()?;
                 reader.zero32("cap_offset")?;
