@@ -75,6 +75,8 @@ pub enum Outcome {
     Different,
     /// Memory could not be reached: its mapping went away.
     MemoryLost,
+    /// It was given up because [`Backend::cancel`] said so.
+    Cancelled,
 }
 
 /// The end of one request.
@@ -156,6 +158,12 @@ pub trait Backend: Send + Debug {
     /// Executes a batch of plain reads and writes before it returns, and says in each how it ended. Only called where
     /// [`Backend::is_immediate`] is true.
     fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) {}
+
+    /// Ends these requests as soon as possible, done or not: their client wants its memory back. Each is reported once, as ever. By default they take
+    /// the time that they take.
+    fn cancel(&mut self, tags: &[u32]) {
+        let _ = tags;
+    }
 
     /// Forgets everything in flight. After it returned, nothing touches memory for an earlier request or reports it.
     fn reset(&mut self);

@@ -96,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) immediate: bool,
     /// Whether this step looks at every doorbell of a queue that it serves.
     pub(crate) thorough: bool,
+    /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
+    pub(crate) paused: bool,
     pub(crate) flights: Flights,
     pub(crate) held: Vec<Held>,
     /// Delete I/O Submission Queue commands that wait for the queue's last command: their identifiers and the queue's.
@@ -168,6 +170,7 @@ impl Core {
             logs: Logs::default(),
             immediate: backend.is_immediate(),
             thorough: false,
+            paused: false,
             backend,
             flights: Flights::default(),
             held: Vec::new(),
@@ -198,6 +201,11 @@ impl Core {
     /// Whether registers and configuration space read all ones.
     pub(crate) fn unreachable(&self) -> bool {
         self.gone() || self.faults.armed(ControllerFault::AllOnes)
+    }
+
+    /// Whether nothing of the host's is in use: CC.EN is 0, and CSTS.RDY too.
+    pub(crate) fn is_disabled(&self) -> bool {
+        self.state == State::Disabled && !self.registers.cc.enabled()
     }
 
     /// Whether commands are processed.
@@ -399,7 +407,7 @@ impl Core {
         self.held.clear();
         self.bends = Bends::default();
         self.deletions.clear();
-        self.flights = Flights::default();
+        self.flights.clear();
         self.features = Features::new(&self.config);
         self.events = Events::default();
     }
@@ -444,6 +452,23 @@ impl Core {
             Asked::Nothing => {}
             Asked::FunctionReset => self.function_reset(),
         }
+    }
+
+    /// Has the back end give up the commands with a number below `mark`.
+    pub(crate) fn cancel(&mut self, mark: u64) {
+        let tags: Vec<u32> = self.flights.before(mark).collect();
+        tracing::warn!(
+            commands = tags.len(),
+            "commands hold memory that the host wants back, and are aborted"
+        );
+        self.backend.cancel(&tags);
+    }
+
+    /// The last way to get memory back: the back end forgets all commands, and the controller fails.
+    pub(crate) fn abandon(&mut self, why: &str) {
+        self.backend.reset();
+        self.flights.clear();
+        self.fatal(why);
     }
 
     /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones.

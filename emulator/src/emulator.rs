@@ -80,6 +80,20 @@ impl Emulator {
         Ok(Emulator::assemble(config, core, iommu))
     }
 
+    /// Builds a controller in front of a back end and behind a domain of the caller's; `config.backend`, `config.iova_bits` and
+    /// `config.mappings` say nothing then.
+    ///
+    /// # Errors
+    /// What [`Config::check`] finds, or [`ConfigError::Memory`].
+    pub fn assembled(
+        config: Config,
+        backend: Box<dyn Backend>,
+        iommu: Arc<SoftwareIommu>,
+    ) -> Result<Arc<Emulator>, ConfigError> {
+        let core = Core::with_backend(config.clone(), backend)?;
+        Ok(Emulator::assemble(config, core, iommu))
+    }
+
     fn assemble(config: Config, core: Core, iommu: Arc<SoftwareIommu>) -> Arc<Emulator> {
         Arc::new(Emulator {
             config,
@@ -151,6 +165,46 @@ impl Emulator {
     /// to a queue of that vector, once per step and vector.
     pub fn connect_interrupt(&self, vector: u16, sink: Option<InterruptSink>) -> bool {
         self.visit().interrupts.connect(vector, sink)
+    }
+
+    /// Signals an interrupt vector as if a completion entry had been posted to a queue of it.
+    pub(crate) fn trigger_interrupt(&self, vector: u16) {
+        let mut core = self.visit();
+        core.interrupts.raise(vector);
+        core.interrupts.deliver();
+    }
+
+    /// The number that the next command gets which the back end takes.
+    pub(crate) fn flight_mark(&self) -> u64 {
+        self.visit().flights.mark()
+    }
+
+    /// Whether the back end still has a command with a number below `mark`.
+    pub(crate) fn any_in_flight(&self, mark: u64) -> bool {
+        self.visit().flights.before(mark).next().is_some()
+    }
+
+    /// Has the back end give up the commands with a number below `mark`.
+    pub(crate) fn cancel(&self, mark: u64) {
+        self.visit().cancel(mark);
+    }
+
+    /// Has the back end forget all commands, and the controller fail (CSTS.CFS).
+    pub(crate) fn abandon(&self, why: &str) {
+        self.visit().abandon(why);
+    }
+
+    /// Whether the controller fetches no commands for now. What the back end has is completed all the same.
+    pub(crate) fn pause(&self, on: bool) {
+        self.visit().paused = on;
+    }
+
+    /// Resets the function if the controller is enabled or about to be disabled.
+    pub(crate) fn reset_if_enabled(&self) {
+        let mut core = self.visit();
+        if !core.is_disabled() {
+            core.function_reset();
+        }
     }
 
     /// Reads BAR 4; false, with nothing done, when the range is not all inside.

@@ -79,6 +79,9 @@ impl Core {
         if !self.flights.is_empty() {
             self.collect(memory);
         }
+        if self.paused {
+            return;
+        }
         if self.interposed {
             self.run_interposed(memory);
         }
@@ -303,6 +306,7 @@ impl Core {
             Outcome::WriteError => Status::WRITE_FAULT,
             Outcome::Different => Status::COMPARE_FAILURE,
             Outcome::MemoryLost => Status::DATA_TRANSFER_ERROR,
+            Outcome::Cancelled => Status::ABORT_REQUESTED,
         }
     }
 

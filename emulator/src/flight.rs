@@ -50,6 +50,8 @@ pub(crate) struct Flight {
     pub(crate) bytes: u64,
     /// It was answered already (aborted); only its data is late.
     pub(crate) silent: bool,
+    /// Its number among all that were ever with the back end, given by [`Flights::start`].
+    pub(crate) number: u64,
 }
 
 /// The commands that are with the back end, by tag.
@@ -57,11 +59,14 @@ pub(crate) struct Flight {
 pub(crate) struct Flights {
     slots: Vec<Option<Flight>>,
     free: Vec<u32>,
+    started: u64,
 }
 
 impl Flights {
     /// Takes a command in; its tag.
-    pub(crate) fn start(&mut self, flight: Flight) -> u32 {
+    pub(crate) fn start(&mut self, mut flight: Flight) -> u32 {
+        flight.number = self.started;
+        self.started += 1;
         if let Some(tag) = self.free.pop() {
             if let Some(slot) = self.slots.get_mut(tag as usize) {
                 *slot = Some(flight);
@@ -78,6 +83,24 @@ impl Flights {
         let flight = self.slots.get_mut(tag as usize)?.take()?;
         self.free.push(tag);
         Some(flight)
+    }
+
+    /// The number that the next command gets.
+    pub(crate) fn mark(&self) -> u64 {
+        self.started
+    }
+
+    /// The tags of the commands with a number below `mark`.
+    pub(crate) fn before(&self, mark: u64) -> impl Iterator<Item = u32> {
+        (0u32..)
+            .zip(&self.slots)
+            .filter_map(move |(tag, slot)| slot.filter(|flight| flight.number < mark).map(|_| tag))
+    }
+
+    /// Forgets all; numbers go on.
+    pub(crate) fn clear(&mut self) {
+        self.slots.clear();
+        self.free.clear();
     }
 
     #[inline]

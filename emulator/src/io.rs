@@ -231,6 +231,7 @@ pub(crate) fn start(
         lba: entry.slba(),
         bytes: plan.length,
         silent: run.silent,
+        number: 0,
     });
     core.scratch.requests.push(Request {
         tag,

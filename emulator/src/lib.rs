@@ -56,6 +56,7 @@ mod queue;
 mod quick;
 mod random;
 mod registers;
+mod serve;
 mod thread;
 mod trace;
 
@@ -75,5 +76,6 @@ pub use iommu::{
     DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,
     Segment, SoftwareIommu,
 };
+pub use serve::{Patience, ServedController, served_domain};
 pub use thread::EmulatorThread;
 pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

@@ -1,0 +1,428 @@
+//! The controller as a device that is served over vfio-user.
+#![allow(unsafe_code)] // Lends clients' memory to the software IOMMU, and lets one descriptor become another file.
+
+use std::collections::BTreeMap;
+use std::io;
+use std::ops::Range;
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use nvme_vfio_dma::{Access, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError};
+use nvme_vfio_user::device::{
+    Device, DeviceFlags, DeviceInfo, DmaAccess, Errno, Irq, IrqAction, IrqData, IrqFlags, Progress,
+    Region, RegionFlags, RegionMapping, SparseArea,
+};
+use nvme_vfio_user::{ClientMemory, Eventfd};
+
+use crate::emulator::Emulator;
+use crate::interrupts::InterruptSink;
+use crate::iommu::SoftwareIommu;
+
+/// Region indices of a PCI device (the kernel's VFIO numbering).
+const BAR0: u32 = 0;
+const BAR4: u32 = 4;
+const CONFIGURATION: u32 = 7;
+/// Index of MSI-X among the kinds of interrupts.
+const MSIX: u32 = 2;
+/// Where the doorbells begin in BAR 0.
+const DOORBELLS: u64 = 0x1000;
+
+/// How long commands may hold memory that their client wants back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Patience {
+    /// After so long they are aborted in the back end.
+    pub abort: Duration,
+    /// After so long, counted from the beginning as well, the controller gets CSTS.CFS and its back end forgets them.
+    pub fatal: Duration,
+}
+
+impl Default for Patience {
+    /// Two seconds until commands are aborted, one more until the controller fails.
+    fn default() -> Patience {
+        Patience {
+            abort: Duration::from_secs(2),
+            fatal: Duration::from_secs(3),
+        }
+    }
+}
+
+/// A wait for commands that were in flight at its beginning.
+#[derive(Debug)]
+struct Wait {
+    since: Instant,
+    /// Commands that began before this are waited for.
+    mark: u64,
+    cancelled: bool,
+}
+
+#[derive(Debug, Default)]
+struct Client {
+    /// By IOVA: length, and the memory while it is mapped.
+    memory: BTreeMap<u64, (u64, Option<ClientMemory>)>,
+    /// By IOVA: the mappings that go.
+    unmapping: BTreeMap<u64, Wait>,
+    leaving: Option<Wait>,
+}
+
+/// A software controller as a device that one client at a time uses over vfio-user.
+///
+/// Doorbells can be mapped; everything else of BAR 0, the MSI-X structures in BAR 4 and configuration space go by message. The
+/// controller must be stepped by a thread of its own ([`Emulator::spawn`]).
+///
+/// When a client goes, commands in flight are waited for as long as [`Patience`] says; its mappings and interrupts end, it keeps no doorbell that rings, and
+/// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data.
+#[derive(Debug)]
+pub struct ServedController {
+    emulator: Arc<Emulator>,
+    iommu: Arc<SoftwareIommu>,
+    /// Always the file of the controller's doorbells of now.
+    doorbells: OwnedFd,
+    areas: [SparseArea; 1],
+    vectors: u16,
+    patience: Patience,
+    client: Mutex<Client>,
+}
+
+/// The domain of a served controller: every address that a client may use. The client's side has an IOMMU's limits, if any side has.
+#[must_use]
+pub fn served_domain(mappings: u32) -> Arc<SoftwareIommu> {
+    Arc::new(SoftwareIommu::new(DomainLimits {
+        iova_ranges: vec![0..=u64::MAX],
+        page_sizes: !0xfff,
+        mappings: Some(mappings),
+    }))
+}
+
+impl ServedController {
+    /// Serves a controller, which nobody else commands. It should have been built in a [`served_domain`].
+    ///
+    /// # Errors
+    /// No descriptor is to be had.
+    pub fn new(emulator: Arc<Emulator>, patience: Patience) -> io::Result<ServedController> {
+        let areas = [SparseArea {
+            offset: DOORBELLS,
+            size: emulator.config().doorbell_bytes(),
+        }];
+        Ok(ServedController {
+            iommu: emulator.iommu(),
+            doorbells: emulator.doorbells().as_fd().try_clone_to_owned()?,
+            vectors: emulator.vectors(),
+            emulator,
+            areas,
+            patience,
+            client: Mutex::default(),
+        })
+    }
+
+    /// The controller.
+    #[must_use]
+    pub fn emulator(&self) -> &Arc<Emulator> {
+        &self.emulator
+    }
+
+    fn client(&self) -> MutexGuard<'_, Client> {
+        self.client.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Looks after a wait: whether nothing that it waits for is in flight any more. Commands that take too long are aborted, and then the
+    /// controller fails.
+    fn look_after(&self, wait: &mut Wait) -> Progress {
+        if !self.emulator.any_in_flight(wait.mark) {
+            return Progress::Done;
+        }
+        let waited = wait.since.elapsed();
+        if waited >= self.patience.fatal {
+            self.emulator
+                .abandon("commands hold memory that the host wants back");
+            return Progress::Done;
+        }
+        if waited >= self.patience.abort && !wait.cancelled {
+            wait.cancelled = true;
+            self.emulator.cancel(wait.mark);
+        }
+        Progress::Pending
+    }
+
+    fn begin_wait(&self) -> Wait {
+        Wait {
+            since: Instant::now(),
+            mark: self.emulator.flight_mark(),
+            cancelled: false,
+        }
+    }
+
+    /// The end of a mapping: nothing is under way on it any more.
+    fn finish_unmap(&self, client: &mut Client, iova: u64, length: u64) -> Result<(), Errno> {
+        self.iommu
+            .unmap(Iova(iova), bytes(length)?)
+            .map_err(|error| unmap_errno(&error))?;
+        client.memory.remove(&iova);
+        client.unmapping.remove(&iova);
+        Ok(())
+    }
+
+    /// Gives the controller doorbells of its own again. The descriptor's number stays, so that it can be lent out at any time.
+    fn renew_doorbells(&self) -> io::Result<()> {
+        self.emulator.renew_doorbells()?;
+        let new = self.emulator.doorbells();
+        // SAFETY: both descriptors are open and owned by values that live on; the call makes the second one name the file of the first
+        // in one step, so that it is open and a file of doorbells at every moment.
+        let copied = unsafe {
+            libc::dup3(
+                new.as_fd().as_raw_fd(),
+                self.doorbells.as_raw_fd(),
+                libc::O_CLOEXEC,
+            )
+        };
+        if copied < 0 {
+            return Err(io::Error::last_os_error());
+        }
+        Ok(())
+    }
+
+    fn connect(&self, range: Range<u32>, data: Vec<Option<Eventfd>>) {
+        for (vector, eventfd) in range.zip(data) {
+            let sink = eventfd.map(|eventfd| -> InterruptSink {
+                Arc::new(move || {
+                    if let Err(errno) = eventfd.signal() {
+                        tracing::warn!(%errno, "an interrupt could not be signalled");
+                    }
+                })
+            });
+            // The session has checked the range.
+            self.emulator.connect_interrupt(vector as u16, sink);
+        }
+    }
+
+    fn disconnect_interrupts(&self) {
+        for vector in 0..self.vectors {
+            self.emulator.connect_interrupt(vector, None);
+        }
+    }
+
+    fn read_registers(&self, offset: u64, data: &mut [u8]) {
+        if let (4 | 8, Ok(register)) = (data.len(), u32::try_from(offset))
+            && register.is_multiple_of(4)
+        {
+            let value = self.emulator.register_read(register, data.len());
+            data.copy_from_slice(value.to_le_bytes().get(..data.len()).unwrap_or_default());
+            return;
+        }
+        // Any other reach is put together from its dwords.
+        for (index, byte) in data.iter_mut().enumerate() {
+            let at = offset.saturating_add(index as u64);
+            let dword =
+                u32::try_from(at & !0b11).map_or(0, |at| self.emulator.register_read(at, 4));
+            *byte = (dword >> ((at & 0b11) * 8)) as u8;
+        }
+    }
+}
+
+fn bytes(length: u64) -> Result<usize, Errno> {
+    usize::try_from(length).map_err(|_| Errno::EINVAL)
+}
+
+fn map_errno(error: &MapError) -> Errno {
+    match error {
+        MapError::Overlap { .. } => Errno::EEXIST,
+        MapError::TooManyMappings => Errno::ENOSPC,
+        _ => Errno::EINVAL,
+    }
+}
+
+fn unmap_errno(error: &UnmapError) -> Errno {
+    match error {
+        UnmapError::NotMapped { .. } => Errno::ENOENT,
+        _ => Errno::EINVAL,
+    }
+}
+
+impl Device for ServedController {
+    fn info(&self) -> DeviceInfo {
+        DeviceInfo {
+            flags: DeviceFlags::RESET | DeviceFlags::PCI,
+            regions: 9,
+            irqs: 5,
+        }
+    }
+
+    fn region(&self, index: u32) -> Option<Region<'_>> {
+        let flags = RegionFlags::READ | RegionFlags::WRITE;
+        let trapped = |size| Region {
+            size,
+            flags,
+            mapping: None,
+        };
+        match index {
+            BAR0 => Some(Region {
+                size: self.emulator.bar0_size(),
+                flags: flags | RegionFlags::MMAP,
+                mapping: Some(RegionMapping {
+                    descriptor: self.doorbells.as_fd(),
+                    offset: 0,
+                    areas: &self.areas,
+                }),
+            }),
+            BAR4 => Some(trapped(self.emulator.bar4_size())),
+            CONFIGURATION => Some(trapped(crate::config_space::SIZE as u64)),
+            _ => None,
+        }
+    }
+
+    fn irq(&self, index: u32) -> Option<Irq> {
+        (index == MSIX).then(|| Irq {
+            flags: IrqFlags::EVENTFD,
+            count: u32::from(self.vectors),
+        })
+    }
+
+    fn region_read(&self, index: u32, offset: u64, data: &mut [u8]) -> Result<(), Errno> {
+        match index {
+            BAR0 => self.read_registers(offset, data),
+            BAR4 if self.emulator.msix_read(offset, data) => {}
+            CONFIGURATION => self.emulator.config_read(offset, data),
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    fn region_write(&self, index: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
+        match index {
+            BAR0 => {
+                let value = match *data {
+                    [a, b, c, d] => u64::from(u32::from_le_bytes([a, b, c, d])),
+                    [a, b, c, d, e, f, g, h] => u64::from_le_bytes([a, b, c, d, e, f, g, h]),
+                    _ => return Err(Errno::EINVAL),
+                };
+                let register = u32::try_from(offset).map_err(|_| Errno::EINVAL)?;
+                if !register.is_multiple_of(4) {
+                    return Err(Errno::EINVAL);
+                }
+                self.emulator.register_write(register, data.len(), value);
+            }
+            BAR4 if self.emulator.msix_write(offset, data) => {}
+            CONFIGURATION => self.emulator.config_write(offset, data),
+            _ => return Err(Errno::EINVAL),
+        }
+        Ok(())
+    }
+
+    fn set_irqs(
+        &self,
+        index: u32,
+        range: Range<u32>,
+        action: IrqAction,
+        data: IrqData,
+    ) -> Result<(), Errno> {
+        if index != MSIX || action != IrqAction::Trigger || range.end > u32::from(self.vectors) {
+            return Err(Errno::EINVAL);
+        }
+        match data {
+            IrqData::Eventfds(eventfds) => self.connect(range, eventfds),
+            IrqData::None if range.is_empty() => self.disconnect_interrupts(),
+            IrqData::None => {
+                range.for_each(|vector| self.emulator.trigger_interrupt(vector as u16))
+            }
+            IrqData::Bool(wanted) => {
+                for (vector, _) in range.zip(wanted).filter(|(_, wanted)| *wanted) {
+                    self.emulator.trigger_interrupt(vector as u16);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn dma_map(
+        &self,
+        iova: u64,
+        length: u64,
+        access: DmaAccess,
+        memory: Option<ClientMemory>,
+    ) -> Result<(), Errno> {
+        let mut allowed = Access::empty();
+        allowed.set(Access::DEVICE_READ, access.contains(DmaAccess::READ));
+        allowed.set(Access::DEVICE_WRITE, access.contains(DmaAccess::WRITE));
+        let size = bytes(length)?;
+        let mut client = self.client();
+        let mapped = match &memory {
+            None => self.iommu.map_without_memory(Iova(iova), size, allowed),
+            Some(memory) if memory.len() != size => return Err(Errno::EINVAL),
+            Some(memory) => {
+                let region = MapRegion {
+                    pointer: memory.pointer(),
+                    length: size,
+                    descriptor: None,
+                    access: allowed,
+                };
+                // SAFETY: the handle is kept in `client.memory` until `unmap` of this very range has succeeded, and the memory is mapped as long as a
+                // handle lives: readable, and writable where the client allowed it (which `access` says).
+                unsafe { self.iommu.map(&region, Iova(iova)) }
+            }
+        };
+        mapped.map_err(|error| map_errno(&error))?;
+        client.memory.insert(iova, (length, memory));
+        Ok(())
+    }
+
+    fn dma_unmap(&self, iova: u64, length: u64) -> Result<Progress, Errno> {
+        self.iommu
+            .begin_unmap(Iova(iova), bytes(length)?)
+            .map_err(|error| unmap_errno(&error))?;
+        let wait = self.begin_wait();
+        self.client().unmapping.insert(iova, wait);
+        self.unmapping(iova, length)
+    }
+
+    fn unmapping(&self, iova: u64, length: u64) -> Result<Progress, Errno> {
+        let mut client = self.client();
+        let wait = client.unmapping.get_mut(&iova).ok_or(Errno::ENOENT)?;
+        if self.look_after(wait) == Progress::Pending {
+            return Ok(Progress::Pending);
+        }
+        self.finish_unmap(&mut client, iova, length)?;
+        Ok(Progress::Done)
+    }
+
+    fn reset(&self) -> Result<(), Errno> {
+        self.emulator.reset();
+        Ok(())
+    }
+
+    fn disconnected(&self) -> Progress {
+        let mut client = self.client();
+        let mut wait = match client.leaving.take() {
+            Some(wait) => wait,
+            None => {
+                self.emulator.pause(true);
+                self.disconnect_interrupts();
+                self.begin_wait()
+            }
+        };
+        if self.look_after(&mut wait) == Progress::Pending {
+            client.leaving = Some(wait);
+            return Progress::Pending;
+        }
+        self.emulator.reset_if_enabled();
+        let mappings: Vec<_> = client
+            .memory
+            .iter()
+            .map(|(iova, (length, _))| (*iova, *length))
+            .collect();
+        for (iova, length) in mappings {
+            if let Err(errno) = self.finish_unmap(&mut client, iova, length) {
+                // The domain has what this map has, so this cannot come; the memory is kept rather than let go too early.
+                tracing::error!(%errno, iova, length, "memory of a client that is gone could not be unmapped");
+            }
+        }
+        client.unmapping.clear();
+        if let Err(error) = self.renew_doorbells() {
+            tracing::error!(%error, "the next client gets doorbells that the last one may have kept");
+        }
+        self.emulator.pause(false);
+        Progress::Done
+    }
+}
+
+#[cfg(test)]
+mod tests;
