@@ -10,6 +10,7 @@
 //! | [`capabilities`] | what both sides tell each other in VERSION, as JSON |
 //! | [`socket`] | messages with descriptors over a socket that never blocks, waits that end |
 //! | [`device`] | what a server serves: the trait that a device implements |
+//! | [`Client`], [`MappedRegion`] | a device that another process serves |
 //! | [`ClientMemory`] | memory that a client lends, mapped; [`sigbus`] lets a server outlive a client that truncates it |
 //! | [`Eventfd`] | a client's eventfd, signalled without ever waiting for the client |
 //!
@@ -17,15 +18,19 @@
 //! what one side can make the other keep is bounded, and every wait has a deadline.
 
 pub mod capabilities;
+mod client;
 pub mod device;
+mod error;
 mod eventfd;
 mod memory;
 pub mod message;
 pub mod sigbus;
 pub mod socket;
 
-pub use capabilities::Capabilities;
+pub use capabilities::{Capabilities, CapabilitiesError};
+pub use client::{Client, ClientOptions, MappedRegion};
 pub use device::Device;
+pub use error::{AnswerError, ClientError};
 pub use eventfd::Eventfd;
 pub use memory::{ClientMemory, MemoryError};
 pub use socket::{Deadline, MessageReader, Socket, SocketError};

@@ -48,3 +48,6 @@ pub struct Version<'a> {
     /// Capabilities as JSON, without the NUL that ends it on the wire; empty where there are none. See [`Capabilities::parse`](crate::Capabilities::parse).
     pub data: &'a [u8],
 }
+
+#[cfg(test)]
+mod tests;

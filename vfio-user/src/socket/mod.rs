@@ -3,6 +3,8 @@
 mod deadline;
 mod reader;
 mod receive;
+#[cfg(test)]
+mod tests;
 
 use std::io::{self, IoSlice};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
@@ -12,8 +14,8 @@ use std::time::Duration;
 use nix::errno::Errno;
 use nix::sys::socket::sockopt::{PeerCredentials, SockType};
 use nix::sys::socket::{
-    AddressFamily, ControlMessage, MsgFlags, SockFlag, SockType as Type, UnixAddr, UnixCredentials,
-    connect, getsockname, getsockopt, sendmsg, socket, socketpair,
+    AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType as Type, UnixAddr,
+    UnixCredentials, connect, getsockname, getsockopt, sendmsg, shutdown, socket, socketpair,
 };
 use thiserror::Error;
 
@@ -223,6 +225,12 @@ impl Socket {
         limit: usize,
     ) -> Result<Received, SocketError> {
         receive::receive(&self.descriptor, buffer, descriptors, limit)
+    }
+
+    /// Tells the peer that nothing more will be sent. What it has sent can still be received.
+    pub fn end(&self) {
+        // It can only fail where the connection has ended already.
+        let _ = shutdown(self.descriptor.as_raw_fd(), Shutdown::Write);
     }
 
     /// Waits until there is something to receive, or the peer is gone.

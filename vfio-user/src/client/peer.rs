@@ -1,0 +1,77 @@
+//! Whether the server's process still lives.
+#![allow(unsafe_code)] // two system calls that give descriptors of processes, which nix does not have
+
+use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::time::Instant;
+
+use nix::errno::Errno;
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+
+use crate::socket::{Deadline, Socket};
+
+/// The process that listened when the connection was made, where the kernel told which and it was alive then.
+#[derive(Debug)]
+pub(super) struct Peer(Option<OwnedFd>);
+
+/// `SO_PEERPIDFD`, Linux 6.5 and later.
+const SO_PEERPIDFD: libc::c_int = 77;
+
+impl Peer {
+    pub(super) fn of(socket: &Socket) -> Self {
+        let process = peer_pidfd(socket).or_else(|| pidfd_open(socket.peer().ok()?.pid()));
+        // A parent that has gone away and left its socket to a child tells nothing of the child.
+        Self(process.filter(|process| !has_exited(process)))
+    }
+
+    /// Whether it has exited since, and the other end of `socket` is closed: some process that it left behind would keep it open.
+    pub(super) fn has_ended(&self, socket: &Socket) -> bool {
+        let Some(process) = &self.0 else {
+            return false;
+        };
+        if !has_exited(process) {
+            return false;
+        }
+        // POLLHUP is told without being asked for.
+        let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::empty())];
+        matches!(poll(&mut waiting, PollTimeout::ZERO), Ok(1))
+            && waiting
+                .iter()
+                .filter_map(PollFd::revents)
+                .any(|events| events.contains(PollFlags::POLLHUP))
+    }
+}
+
+/// A pidfd becomes readable when the last thread of its process has exited, by when its memory has been given back.
+fn has_exited(process: &OwnedFd) -> bool {
+    Deadline::at(Instant::now())
+        .wait(process.as_fd(), PollFlags::POLLIN)
+        .is_ok()
+}
+
+fn owned(descriptor: libc::c_long) -> Option<OwnedFd> {
+    let descriptor = RawFd::try_from(Errno::result(descriptor).ok()?).ok()?;
+    // SAFETY: the kernel has just made it for this process, and nobody else knows of it.
+    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+fn peer_pidfd(socket: &Socket) -> Option<OwnedFd> {
+    let mut descriptor: libc::c_int = -1;
+    let mut length = size_of::<libc::c_int>() as libc::socklen_t;
+    // SAFETY: the value and its length are this function's, and as long as said.
+    let result = unsafe {
+        libc::getsockopt(
+            socket.as_fd().as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PEERPIDFD,
+            (&raw mut descriptor).cast(),
+            &raw mut length,
+        )
+    };
+    Errno::result(result).ok()?;
+    owned(descriptor.into())
+}
+
+fn pidfd_open(process: libc::pid_t) -> Option<OwnedFd> {
+    // SAFETY: takes two numbers and touches no memory.
+    owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })
+}
