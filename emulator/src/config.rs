@@ -1,12 +1,22 @@
 //! What controller to build.
 
+mod file;
+mod keys;
 mod namespaces;
 mod text;
 
 use std::fmt;
+use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::interrupts::VECTORS_MAX;
+use crate::latency::{DURATION, LATENCY, Latencies};
+
+use keys::{
+    FIRMWARE, IOVA_BITS, LBA, MAPPINGS, MDTS, MODEL, MQES, NN, QUEUES, SERIAL, SIZE, TO, UP_TO_15,
+    VECTORS,
+};
 pub use namespaces::{CommandLimits, NamespaceConfig};
 pub(crate) use namespaces::{LBA_FORMATS, NSID_MAX, lba_format};
 
@@ -25,6 +35,27 @@ pub enum BackendKind {
     Memory,
     /// Moves no data: every read and write succeeds at once and a read leaves the buffer as it is.
     Null,
+}
+
+impl FromStr for BackendKind {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<BackendKind, ()> {
+        match text {
+            "memory" => Ok(BackendKind::Memory),
+            "null" => Ok(BackendKind::Null),
+            _ => Err(()),
+        }
+    }
+}
+
+impl fmt::Display for BackendKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            BackendKind::Memory => "memory",
+            BackendKind::Null => "null",
+        })
+    }
 }
 
 /// The controller to build. All fields are checked by [`Config::check`].
@@ -47,6 +78,8 @@ pub struct Config {
     pub mqes: u32,
     /// I/O queue pairs that are granted, 1 to 4096; key `queues`.
     pub queues: u16,
+    /// Interrupt vectors (MSI-X), 1 to 2048, or 0 for one of the admin queue and one of each I/O queue pair; key `vectors`.
+    pub vectors: u16,
     /// CAP.DSTRD: doorbell stride of `4 << dstrd` bytes, 0 to 15; key `dstrd`.
     pub dstrd: u8,
     /// CAP.MPSMIN: smallest memory page of `4096 << mpsmin` bytes, 0 to 15; key `mpsmin`.
@@ -63,6 +96,11 @@ pub struct Config {
     pub serial: String,
     /// Model number, at most 40 printable ASCII characters; key `model`.
     pub model: String,
+    /// Firmware revision, at most 8 printable ASCII characters; key `firmware`.
+    pub firmware: String,
+    /// How long commands take; keys `latency.read`, `latency.write`, `latency.flush`, `latency.other`, `latency.admin`, `latency.seed` and
+    /// `latency.step`.
+    pub latency: Latencies,
     /// Address width of the software IOMMU in bits, 33 to 64; key `iova_bits`.
     pub iova_bits: u8,
     /// How many mappings the software IOMMU accepts; key `mappings`.
@@ -82,6 +120,7 @@ impl Default for Config {
             mdts: 5,
             mqes: 1024,
             queues: 16,
+            vectors: 0,
             dstrd: 0,
             mpsmin: 0,
             mpsmax: 4,
@@ -90,6 +129,8 @@ impl Default for Config {
             backend: BackendKind::Memory,
             serial: "EMULATED0001".into(),
             model: "nvme-vfio emulated controller".into(),
+            firmware: "1.0".into(),
+            latency: Latencies::default(),
             iova_bits: 39,
             mappings: 65_535,
             stepped: false,
@@ -102,7 +143,7 @@ impl Default for Config {
 #[non_exhaustive]
 pub enum ConfigError {
     /// There is no such key.
-    #[error("unknown key '{key}'; the keys are {}", KEYS.join(", "))]
+    #[error("unknown key '{key}'; the keys are {}", keys::names())]
     UnknownKey {
         /// The key.
         key: String,
@@ -116,6 +157,28 @@ pub enum ConfigError {
         value: String,
         /// What would have been right.
         allowed: &'static str,
+    },
+    /// There is no such key in a `[[namespace]]` table.
+    #[error("unknown key '{key}' of a namespace; the keys are nsid, size, lba")]
+    UnknownNamespaceKey {
+        /// The key.
+        key: String,
+    },
+    /// What is wrong in a line of a file.
+    #[error("line {line}: {source}")]
+    Line {
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there.
+        source: Box<ConfigError>,
+    },
+    /// The file is not TOML, or something in it has the wrong shape.
+    #[error("line {line}: {message}")]
+    Toml {
+        /// Line, from 1.
+        line: usize,
+        /// What is wrong there.
+        message: String,
     },
     /// A key came twice.
     #[error("'{key}' is given twice")]
@@ -135,55 +198,6 @@ pub enum ConfigError {
         source: std::io::Error,
     },
 }
-
-const KEYS: [&str; 29] = [
-    "size",
-    "lba",
-    "namespaces",
-    "nsids",
-    "nn",
-    "capacity",
-    "vsl",
-    "wzsl",
-    "wusl",
-    "dmrl",
-    "dmrsl",
-    "dmsl",
-    "mssrl",
-    "mcl",
-    "msrc",
-    "mdts",
-    "mqes",
-    "queues",
-    "dstrd",
-    "mpsmin",
-    "mpsmax",
-    "to",
-    "vwc",
-    "backend",
-    "serial",
-    "model",
-    "iova_bits",
-    "mappings",
-    "stepped",
-];
-
-const SIZE: &str = "bytes, or a number with K, M, G or T, from one block to 64T";
-const LBA: &str = "a power of two from 512 to 65536";
-const NAMESPACES: &str = "a number from 0 to 1024";
-const NN: &str = "a number from 0 to 1024, not below the highest identifier";
-const LIMIT: &str = "a number that its field can hold";
-const MDTS: &str = "a number from 0 to 16";
-const MQES: &str = "a number from 2 to 65536";
-const QUEUES: &str = "a number from 1 to 4096";
-const UP_TO_15: &str = "a number from 0 to 15";
-const TO: &str = "a number from 1 to 255 (units of 500 ms)";
-const SWITCH: &str = "on or off";
-const BACKEND: &str = "memory or null";
-const SERIAL: &str = "1 to 20 printable ASCII characters without ','";
-const MODEL: &str = "1 to 40 printable ASCII characters without ','";
-const IOVA_BITS: &str = "a number from 33 to 64";
-const MAPPINGS: &str = "a number from 1 to 4294967295";
 
 impl Config {
     /// Looks for values out of range, and for values that do not go together.
@@ -222,6 +236,50 @@ impl Config {
         range(self.to >= 1, "to", &self.to, TO)?;
         range(text(&self.serial, 20), "serial", &self.serial, SERIAL)?;
         range(text(&self.model, 40), "model", &self.model, MODEL)?;
+        range(
+            text(&self.firmware, 8),
+            "firmware",
+            &self.firmware,
+            FIRMWARE,
+        )?;
+        range(
+            self.vectors <= VECTORS_MAX,
+            "vectors",
+            &self.vectors,
+            VECTORS,
+        )?;
+        let latency = &self.latency;
+        range(latency.read.check(), "latency.read", &latency.read, LATENCY)?;
+        range(
+            latency.write.check(),
+            "latency.write",
+            &latency.write,
+            LATENCY,
+        )?;
+        range(
+            latency.flush.check(),
+            "latency.flush",
+            &latency.flush,
+            LATENCY,
+        )?;
+        range(
+            latency.other.check(),
+            "latency.other",
+            &latency.other,
+            LATENCY,
+        )?;
+        range(
+            latency.admin.check(),
+            "latency.admin",
+            &latency.admin,
+            LATENCY,
+        )?;
+        range(
+            !latency.step.is_zero() && latency.step.as_secs() <= 60,
+            "latency.step",
+            &latency.step.as_nanos(),
+            DURATION,
+        )?;
         range(
             (33..=64).contains(&self.iova_bits),
             "iova_bits",

@@ -17,9 +17,11 @@ use crate::flight::{Flights, Held};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
 use crate::iommu::{DeviceMemory, Segment};
+use crate::latency::Clock;
 use crate::namespaces::Namespaces;
 use crate::prp::Extent;
 use crate::queue::{CompletionQueue, SubmissionQueue};
+use crate::random::Random;
 use crate::registers::{
     CFS, Configuration, Effect, RDY, Registers, SHST, SHST_COMPLETE, SHST_OCCURRING,
 };
@@ -105,6 +107,9 @@ pub(crate) struct Core {
     pub(crate) faults: Faults,
     pub(crate) bends: Bends,
     pub(crate) trace: Arc<Tracer>,
+    /// What latencies are drawn from, and the time by which they pass.
+    pub(crate) random: Random,
+    pub(crate) clock: Clock,
     /// Whether anything comes between the queues and single commands: the only question that the hot path asks.
     pub(crate) interposed: bool,
     pub(crate) junk: Option<Vec<u8>>,
@@ -112,9 +117,12 @@ pub(crate) struct Core {
     pub(crate) statistics: Statistics,
 }
 
-/// Interrupt vectors: one for the admin queue and one for each pair, as far as MSI-X has them.
+/// Interrupt vectors: as many as asked for, else one for the admin queue and one for each pair, as far as MSI-X has them.
 fn vectors(config: &Config) -> u16 {
-    config.queues.saturating_add(1).min(interrupts::VECTORS_MAX)
+    match config.vectors {
+        0 => config.queues.saturating_add(1).min(interrupts::VECTORS_MAX),
+        vectors => vectors,
+    }
 }
 
 /// Bytes of BAR 0: the registers, the doorbells, and what makes it a power of two.
@@ -178,7 +186,9 @@ impl Core {
             faults: Faults::default(),
             bends: Bends::default(),
             trace: Arc::default(),
-            interposed: false,
+            random: Random::new(config.latency.seed),
+            clock: Clock::new(config.latency.step),
+            interposed: !config.latency.none(),
             junk: None,
             scratch: Scratch {
                 entries: vec![[0; 8]; BATCH],

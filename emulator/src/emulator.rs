@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use nvme_vfio_dma::DomainLimits;
 
@@ -358,9 +359,17 @@ impl Emulator {
         trace
     }
 
-    /// Whether traces bear the time of the clock.
+    /// Whether time is that of the clock, as for a controller that a thread runs, or that of the steps.
     pub(crate) fn tell_time(&self, real: bool) {
-        self.trace.use_clock(real);
+        self.visit().tell_time(real);
+    }
+
+    /// How long an idle controller can be left alone, at most `longest`.
+    pub(crate) fn rest(&self, longest: Duration) -> Duration {
+        match self.visit().next_due() {
+            Some(nanoseconds) => longest.min(Duration::from_nanos(nanoseconds)),
+            None => longest,
+        }
     }
 
     /// The memory that the controller reaches, for one step or register access.

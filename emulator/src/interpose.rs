@@ -3,7 +3,8 @@
 //! All of it is behind one flag, [`Core::interposed`], which is false while nothing is armed, noted or kept back: the way of a
 //! command then passes none of this.
 
-use std::collections::HashMap;
+use std::cmp::Ordering;
+use std::collections::{BinaryHeap, HashMap};
 use std::ops::RangeInclusive;
 
 use crate::command::Entry;
@@ -39,6 +40,8 @@ pub(crate) enum Bend {
 #[derive(Debug, Default)]
 struct Note {
     bend: Bend,
+    /// Nanoseconds that it takes longer than it must.
+    latency: u64,
     /// The bad blocks that it makes good if it succeeds, and their namespace.
     rewrites: Option<(u32, RangeInclusive<u64>)>,
 }
@@ -50,7 +53,7 @@ enum Until {
     Others(u32),
 }
 
-/// A completion that is kept back; its entry stays promised.
+/// A completion that a fault keeps back; its entry stays promised.
 #[derive(Debug)]
 struct KeptBack {
     completion: Completion,
@@ -58,16 +61,48 @@ struct KeptBack {
     until: Until,
 }
 
+/// A completion that comes after the latency of its command; its entry stays promised.
+#[derive(Debug)]
+struct Late {
+    /// When, in the nanoseconds of [`Clock`]; those of the same time keep their order.
+    due: (u64, u64),
+    completion: Completion,
+}
+
+impl PartialEq for Late {
+    fn eq(&self, other: &Late) -> bool {
+        self.due == other.due
+    }
+}
+
+impl Eq for Late {}
+
+impl PartialOrd for Late {
+    fn partial_cmp(&self, other: &Late) -> Option<Ordering> {
+        Some(self.cmp(other))
+    }
+}
+
+impl Ord for Late {
+    /// The one that is due first is the greatest.
+    fn cmp(&self, other: &Late) -> Ordering {
+        other.due.cmp(&self.due)
+    }
+}
+
 /// What is remembered of single commands.
 #[derive(Debug, Default)]
 pub(crate) struct Bends {
     notes: HashMap<(u16, u16), Note>,
     kept_back: Vec<KeptBack>,
+    late: BinaryHeap<Late>,
+    /// Counts the late ones.
+    sequence: u64,
 }
 
 impl Bends {
     fn is_empty(&self) -> bool {
-        self.notes.is_empty() && self.kept_back.is_empty()
+        self.notes.is_empty() && self.kept_back.is_empty() && self.late.is_empty()
     }
 }
 
@@ -77,7 +112,8 @@ impl Core {
     pub(crate) fn look_for_interposers(&mut self) {
         self.interposed =
             !(self.faults.none_armed() && self.held.is_empty() && self.bends.is_empty())
-                || self.trace.is_on();
+                || self.trace.is_on()
+                || !self.config.latency.none();
     }
 
     /// Arms a fault now or later.
@@ -171,7 +207,9 @@ impl Core {
                 .rewrites(&entry)
                 .map(|lbas| (entry.nsid(), lbas));
         }
-        if note.bend != Bend::Not || note.rewrites.is_some() {
+        let latency = self.config.latency.of(sqid, entry.opcode());
+        note.latency = latency.draw(&mut self.random);
+        if note.bend != Bend::Not || note.rewrites.is_some() || note.latency > 0 {
             self.bends.notes.insert((sqid, entry.cid()), note);
         }
         self.run_told(sqid, &entry, Run::default(), memory);
@@ -204,6 +242,9 @@ impl Core {
             Bend::Lost => return self.unreserve(sqid),
             Bend::Late(steps) => Until::Step(self.statistics.steps.saturating_add(steps)),
             Bend::After(others) => Until::Others(others),
+            Bend::Not if note.latency > 0 => {
+                return self.post_late(completion, note.latency, memory);
+            }
             bend => {
                 self.post_entry(completion, bend, memory);
                 if bend == Bend::Twice && self.reserve(sqid) {
@@ -222,6 +263,48 @@ impl Core {
             cqid,
             until,
         });
+    }
+
+    /// Keeps a completion back for so many nanoseconds.
+    fn post_late(&mut self, completion: &Completion, latency: u64, memory: &DeviceMemory<'_>) {
+        if self
+            .submission(completion.sqid)
+            .is_none_or(|queue| queue.deleting)
+        {
+            return self.post_entry(completion, Bend::Not, memory);
+        }
+        let now = self.clock.now(self.statistics.steps);
+        let due = (now.saturating_add(latency), self.bends.sequence);
+        self.bends.sequence += 1;
+        self.bends.late.push(Late {
+            due,
+            completion: *completion,
+        });
+    }
+
+    /// Nanoseconds until a completion is due that waits for its time by the clock.
+    pub(crate) fn next_due(&self) -> Option<u64> {
+        let next = self.bends.late.peek()?;
+        Some(
+            next.due
+                .0
+                .saturating_sub(self.clock.now(self.statistics.steps)),
+        )
+    }
+
+    /// Goes over to the time of the clock, or of the steps. What waits goes on waiting for as long as it would have.
+    pub(crate) fn tell_time(&mut self, real: bool) {
+        self.trace.use_clock(real);
+        let before = self.clock.now(self.statistics.steps);
+        self.clock.use_clock(real);
+        let now = self.clock.now(self.statistics.steps);
+        let moved = std::mem::take(&mut self.bends.late).into_iter();
+        self.bends.late = moved
+            .map(|mut late| {
+                late.due.0 = now.saturating_add(late.due.0.saturating_sub(before));
+                late
+            })
+            .collect();
     }
 
     /// An entry was posted to a completion queue, for which others may have waited.
@@ -256,6 +339,15 @@ impl Core {
             let kept = self.bends.kept_back.remove(place);
             self.post_entry(&kept.completion, Bend::Not, memory);
         }
+        if self.bends.late.is_empty() {
+            return;
+        }
+        let now = self.clock.now(steps);
+        while self.bends.late.peek().is_some_and(|late| late.due.0 <= now) {
+            if let Some(late) = self.bends.late.pop() {
+                self.post_entry(&late.completion, Bend::Not, memory);
+            }
+        }
     }
 
     /// A doorbell has a new value.
@@ -281,8 +373,10 @@ impl Core {
             .partition(|kept| kept.completion.sqid == sqid);
         self.bends.kept_back = kept;
         let gone: Vec<KeptBack> = gone;
-        for kept in gone {
-            self.unreserve(kept.completion.sqid);
+        let before = self.bends.late.len();
+        self.bends.late.retain(|late| late.completion.sqid != sqid);
+        for _ in 0..gone.len() + before - self.bends.late.len() {
+            self.unreserve(sqid);
         }
     }
 

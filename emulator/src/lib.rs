@@ -49,6 +49,8 @@ mod interpose;
 mod interrupts;
 mod io;
 mod iommu;
+mod latency;
+mod lines;
 mod memory;
 mod namespaces;
 mod prp;
@@ -76,6 +78,7 @@ pub use iommu::{
     DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,
     Segment, SoftwareIommu,
 };
+pub use latency::{Latencies, Latency};
 pub use serve::{Patience, ServedController, served_domain};
 pub use thread::EmulatorThread;
 pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

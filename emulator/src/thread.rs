@@ -63,7 +63,7 @@ fn poll(emulator: &Emulator, stop: &AtomicBool) {
         } else if idle < YIELD {
             thread::yield_now();
         } else {
-            thread::park_timeout(sleep);
+            thread::park_timeout(emulator.rest(sleep));
             sleep = (sleep * 2).min(SLEEP.1);
         }
     }

@@ -4,7 +4,7 @@ use nvme_vfio_queues::Status;
 
 use super::events::REQUEST_LIMIT;
 use super::features::WARNING_TEMPERATURE;
-use super::log::{ERROR_ENTRIES, FIRMWARE_REVISION};
+use super::log::ERROR_ENTRIES;
 use super::send;
 use crate::command::Entry;
 use crate::config::{Config, LBA_FORMATS};
@@ -53,7 +53,7 @@ fn controller(config: &Config) -> Page {
     page.put(2, &VENDOR.to_le_bytes());
     page.text(4, 20, &config.serial);
     page.text(24, 40, &config.model);
-    page.put(64, FIRMWARE_REVISION);
+    page.text(64, 8, &config.firmware);
     page.put(77, &[config.mdts]);
     page.put(78, &1u16.to_le_bytes()); // CNTLID
     page.put(80, &VERSION.to_le_bytes());

@@ -8,6 +8,7 @@ use super::features::TEMPERATURE;
 use super::send;
 use crate::backend::Operation;
 use crate::command::Entry;
+use crate::config::Config;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
@@ -21,8 +22,6 @@ const ALL: [u8; 5] = [SUPPORTED, ERROR, SMART, FIRMWARE, EFFECTS];
 
 /// Entries of the error log, less one: ELPE of Identify Controller.
 pub(super) const ERROR_ENTRIES: u8 = 63;
-/// Firmware revision of Identify Controller and of the only slot.
-pub(super) const FIRMWARE_REVISION: &[u8; 8] = b"1.0     ";
 
 /// A command that ended with an error.
 #[derive(Clone, Copy, Debug)]
@@ -125,10 +124,10 @@ fn smart(core: &Core) -> Vec<u8> {
     page
 }
 
-fn firmware() -> Vec<u8> {
+fn firmware(config: &Config) -> Vec<u8> {
     let mut page = vec![0; 512];
     put(&mut page, 0, &[1]); // slot 1 is active
-    put(&mut page, 8, FIRMWARE_REVISION);
+    put(&mut page, 8, format!("{:8}", config.firmware).as_bytes());
     page
 }
 
@@ -172,7 +171,7 @@ pub(super) fn get(
         // LPA offers no page per namespace.
         SMART if matches!(entry.nsid(), 0 | 0xffff_ffff) => smart(core),
         SMART => return Err(invalid),
-        FIRMWARE => firmware(),
+        FIRMWARE => firmware(&core.config),
         EFFECTS => effects(),
         _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
     };

@@ -9,6 +9,7 @@ mod hostile;
 mod interrupts;
 mod io;
 mod iommu;
+mod latency;
 mod registers;
 mod thread;
 mod trace;

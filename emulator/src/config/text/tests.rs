@@ -1,13 +1,17 @@
 //! Every key sets its field, and every mistake is named.
 
+use std::time::Duration;
+
 use super::*;
-use crate::config::{BackendKind, CommandLimits, ConfigError};
+use crate::config::{BackendKind, CommandLimits, NamespaceConfig};
+use crate::latency::{Latencies, Latency};
 
 #[test]
 fn keys_set_their_fields() {
     let text = "size=4G,lba=4096,nsids=1:5:200,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
-                mcl=8,msrc=9,mdts=0,mqes=4,queues=1,dstrd=3,mpsmin=1,mpsmax=2,to=255,vwc=off,backend=null,\
-                serial=S 1,model=M,iova_bits=48,mappings=16,stepped";
+                mcl=8,msrc=9,mdts=0,mqes=4,queues=1,vectors=9,dstrd=3,mpsmin=1,mpsmax=2,to=255,vwc=off,backend=null,\
+                serial=S 1,model=M,firmware=F,latency.read=1us,latency.write=1us..2ms,latency.flush=exp:3us,\
+                latency.other=4ns,latency.admin=5s,latency.seed=6,latency.step=7us,iova_bits=48,mappings=16,stepped";
     let config: Config = text.parse().unwrap();
     let expected = Config {
         namespaces: [1, 5, 200]
@@ -33,6 +37,7 @@ fn keys_set_their_fields() {
         mdts: 0,
         mqes: 4,
         queues: 1,
+        vectors: 9,
         dstrd: 3,
         mpsmin: 1,
         mpsmax: 2,
@@ -41,6 +46,16 @@ fn keys_set_their_fields() {
         backend: BackendKind::Null,
         serial: "S 1".into(),
         model: "M".into(),
+        firmware: "F".into(),
+        latency: Latencies {
+            read: Latency::Fixed(Duration::from_micros(1)),
+            write: Latency::Between(Duration::from_micros(1), Duration::from_millis(2)),
+            flush: Latency::Exponential(Duration::from_micros(3)),
+            other: Latency::Fixed(Duration::from_nanos(4)),
+            admin: Latency::Fixed(Duration::from_secs(5)),
+            seed: 6,
+            step: Duration::from_micros(7),
+        },
         iova_bits: 48,
         mappings: 16,
         stepped: true,
@@ -116,6 +131,12 @@ fn errors_name_the_key_and_what_it_takes() {
         ("mqes=65537", "mqes"),
         ("queues=0", "queues"),
         ("queues=4097", "queues"),
+        ("vectors=2049", "vectors"),
+        ("firmware=123456789", "firmware"),
+        ("latency.read=2us..1us", "latency.read"),
+        ("latency.admin=61s", "latency.admin"),
+        ("latency.seed=-1", "latency.seed"),
+        ("latency.step=0", "latency.step"),
         ("dstrd=16", "dstrd"),
         ("mpsmin=16", "mpsmin"),
         ("mpsmax=16", "mpsmax"),

@@ -1,0 +1,113 @@
+//! Commands take as long as the configuration says, in the time of the steps or of the clock.
+
+use std::time::{Duration, Instant};
+
+use nvme_vfio_emulator::{CommandFault, Config, Fault, Matcher};
+
+use crate::host::*;
+
+/// The completions of the next `steps` steps, as steps from now.
+fn ends(host: &mut Host, steps: u64) -> Vec<(u64, u16)> {
+    let mut ends = Vec::new();
+    for step in 0..steps {
+        host.emulator.step();
+        while let Some(entry) = host.take(1) {
+            ends.push((step, entry.cid));
+        }
+    }
+    ends
+}
+
+#[test]
+fn a_fixed_latency_is_so_many_steps() {
+    let mut host = Host::with_queue(
+        "size=1M,latency.read=80us,latency.write=20us,latency.step=10us",
+        8,
+    );
+    let memory = host.memory(4096);
+    let read = host.submit(1, Host::transfer(2, 0, 8, memory.iova().0, 0));
+    let write = host.submit(1, Host::transfer(1, 0, 8, memory.iova().0, 0));
+    let flush = host.submit(1, command(0, 1));
+    assert_eq!(ends(&mut host, 100), [(0, flush), (2, write), (8, read)]);
+}
+
+#[test]
+fn random_latencies_differ_and_repeat() {
+    let run = |seed: u32| {
+        let text = format!("size=1M,latency.other=1us..40us,latency.seed={seed}");
+        let mut host = Host::with_queue(&text, 8);
+        for _ in 0..7 {
+            host.submit(1, with(command(8, 1), 12, 7));
+        }
+        ends(&mut host, 100)
+    };
+    let first = run(1);
+    assert_eq!(first.len(), 7);
+    assert_eq!(first, run(1));
+    assert_ne!(first, run(2));
+    assert!(first.iter().any(|(step, _)| *step != first[0].0));
+}
+
+#[test]
+fn a_queue_ends_before_its_commands_do() {
+    let mut host = Host::with_queue("size=1M,latency.flush=1ms", 4);
+    for _ in 0..3 {
+        host.submit(1, command(0, 1));
+    }
+    host.emulator.step();
+    assert_eq!(host.admin(with(command(0, 0), 10, 1)), 0);
+    assert!(ends(&mut host, 2000).is_empty());
+    // The promises of entries were taken back with it.
+    let ring = host.rings.get_mut(&1).unwrap();
+    ring.tail = 0;
+    let iova = ring.submission.iova().0;
+    let create = host.create_submission_queue(1, 4, iova, 1);
+    assert_eq!(host.admin(create), 0);
+    for _ in 0..3 {
+        host.submit(1, command(0, 1));
+    }
+    assert_eq!(ends(&mut host, 2000).len(), 3);
+}
+
+#[test]
+fn a_fault_comes_before_a_latency() {
+    let mut host = Host::with_queue("size=1M,latency.flush=10us", 8);
+    host.emulator.inject(Fault::on(
+        Matcher::io().times(1),
+        CommandFault::WrongResult(5),
+    ));
+    host.submit(1, command(0, 1));
+    host.emulator.step();
+    assert_eq!(host.take(1).unwrap().result, 5);
+}
+
+#[test]
+fn a_thread_keeps_the_time_of_the_clock() {
+    let mut host = Host::with_queue("size=1M,latency.flush=3ms", 8);
+    let thread = host.emulator.spawn().unwrap();
+    for _ in 0..3 {
+        let before = Instant::now();
+        host.submit(1, command(0, 1));
+        while host.take(1).is_none() {
+            std::thread::sleep(Duration::from_micros(100));
+        }
+        let took = before.elapsed();
+        assert!(took >= Duration::from_millis(3), "{took:?}");
+        assert!(took < Duration::from_secs(1), "{took:?}");
+    }
+    // What waits when the thread ends goes on by steps.
+    let last = host.submit(1, command(0, 1));
+    std::thread::sleep(Duration::from_millis(1));
+    drop(thread);
+    let rest = ends(&mut host, 3100);
+    assert_eq!(rest.iter().map(|(_, cid)| *cid).collect::<Vec<_>>(), [last]);
+}
+
+#[test]
+fn the_firmware_revision_is_what_was_configured() {
+    let config = Config::from_toml("firmware = 'F 7'\nsize = '1M'\nvectors = 3\n").unwrap();
+    let mut host = Host::enabled(&config.to_string());
+    assert_eq!(&host.identify(1, 0).1[64..72], b"F 7     ");
+    assert_eq!(&host.log(3, 512, 0, 0xffff_ffff).1[8..16], b"F 7     ");
+    assert_eq!(host.emulator.vectors(), 3);
+}
