@@ -50,7 +50,7 @@ pub(crate) fn find_or_make(
     let directory = directory()?;
     let lock = File::create(directory.join("lock"))?;
     if lock.try_lock().is_err() {
-        eprintln!("Waiting for another process that is building a kernel.");
+        eprintln!("Waiting for another process that is filling the cache.");
         lock.lock().context("cannot lock the cache")?;
     }
     if let Some(found) = find(suffix)? {

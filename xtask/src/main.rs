@@ -73,7 +73,7 @@ enum VmTask {
         #[arg(long, value_name = "N", default_value_t = 5)]
         rounds: u32,
     },
-    /// Installs and builds what machines need: QEMU, busybox, the kernel.
+    /// Installs and builds what machines need: QEMU, busybox, the kernels, and in the cache a QEMU that is a vfio-user client.
     Prepare,
 }
 
@@ -82,6 +82,9 @@ struct MachineArguments {
     /// Adds a device, in the text of QEMU's -device. An nvme without drive= gets a drive of its own (1 GiB, null).
     #[arg(long = "qemu-device", value_name = "SPEC")]
     devices: Vec<String>,
+    /// Adds the device that a vfio-user server has on this socket, with a QEMU that can; the machine has no IOMMU then.
+    #[arg(long = "vfio-user", value_name = "SOCKET")]
+    served: Vec<PathBuf>,
     /// The guest's kernel.
     #[arg(long, value_enum, default_value_t)]
     kernel: Kernel,
@@ -107,6 +110,9 @@ impl MachineArguments {
             .cpus(self.cpus);
         for device in &self.devices {
             machine = machine.device(device);
+        }
+        for socket in self.served {
+            machine = machine.vfio_user(socket);
         }
         for file in self.files {
             machine = machine.copy(file);

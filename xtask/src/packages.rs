@@ -21,14 +21,14 @@ enum Presence {
     File(&'static str),
 }
 
-const fn program(name: &'static str, package: &'static str) -> Need {
+pub(crate) const fn program(name: &'static str, package: &'static str) -> Need {
     Need {
         presence: Presence::Program(name),
         package,
     }
 }
 
-const fn file(path: &'static str, package: &'static str) -> Need {
+pub(crate) const fn file(path: &'static str, package: &'static str) -> Need {
     Need {
         presence: Presence::File(path),
         package,

@@ -76,7 +76,8 @@ pub fn run(steps: &[Step]) -> Result<bool> {
 /// When machines cannot be booted here, or the report cannot be written.
 pub fn run_vm_tests(filter: Option<&str>) -> Result<bool> {
     let started = Instant::now();
-    prepare_vm_tests()?;
+    packages::ensure_installed(&vm_needs())?;
+    prepare_what_can_be()?;
     let outcome = vm_tests(filter)?;
     let mut report = Report::default();
     report.add("vm".to_owned(), outcome, started.elapsed());
@@ -150,11 +151,20 @@ impl Step {
                 if let Err(error) = packages::ensure_installed(&vm_needs()) {
                     return Ok(Outcome::NotRun(error.to_string()));
                 }
-                vm::prepare(&Kernel::ALL)?;
+                prepare_what_can_be()?;
                 vm_tests(None)
             }
         }
     }
+}
+
+/// Builds the kernels, and fetches a QEMU that is a vfio-user client where that is possible: without it, the tests that need it say so.
+fn prepare_what_can_be() -> Result<()> {
+    vm::prepare(&Kernel::ALL)?;
+    if let Err(error) = vm::prepare_vfio_user() {
+        eprintln!("{error:#}");
+    }
+    Ok(())
 }
 
 /// Installs and builds what the virtual machine tests need.
@@ -163,7 +173,8 @@ impl Step {
 /// When something cannot be installed or built: with the command to type.
 pub fn prepare_vm_tests() -> Result<()> {
     packages::ensure_installed(&vm_needs())?;
-    vm::prepare(&Kernel::ALL)
+    vm::prepare(&Kernel::ALL)?;
+    vm::prepare_vfio_user()
 }
 
 fn vm_needs() -> Vec<packages::Need> {

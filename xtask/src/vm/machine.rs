@@ -9,11 +9,13 @@ use std::rc::Rc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use serde_json::json;
 use tempfile::TempDir;
 
 use super::contents::{self, Contents};
 use super::kernel::Kernel;
 use super::output::Output;
+use super::qemu::{self, Qemu};
 use super::running::{INITRAMFS, Running, Sockets};
 use super::spec;
 
@@ -40,6 +42,7 @@ pub struct Machine {
     iommu: String,
     nvme: Option<String>,
     drive: Drive,
+    served: Vec<PathBuf>,
     devices: Vec<String>,
     kernel_arguments: String,
     qemu_arguments: Vec<OsString>,
@@ -69,6 +72,7 @@ impl Machine {
             iommu: "intremap=on,caching-mode=on".to_owned(),
             nvme: Some(STANDARD_NVME.to_owned()),
             drive: Drive::default(),
+            served: Vec::new(),
             devices: Vec::new(),
             kernel_arguments: String::new(),
             qemu_arguments: Vec::new(),
@@ -133,6 +137,14 @@ impl Machine {
     #[must_use]
     pub fn device(mut self, spec: &str) -> Self {
         self.devices.push(spec.to_owned());
+        self
+    }
+
+    /// Adds the PCI device that a vfio-user server has on this socket. The server's side sees the guest's memory, so the machine has no IOMMU then,
+    /// and it needs a QEMU that is a vfio-user client: [`missing_vfio_user`](super::missing_vfio_user).
+    #[must_use]
+    pub fn vfio_user(mut self, socket: impl Into<PathBuf>) -> Self {
+        self.served.push(socket.into());
         self
     }
 
@@ -311,7 +323,12 @@ impl Machine {
 
         // QEMU must not outlive this process, however this process ends.
         let mut qemu = Command::new("setpriv");
-        qemu.args(["--pdeathsig", "KILL", super::suite::QEMU]);
+        qemu.args(["--pdeathsig", "KILL"]);
+        if self.served.is_empty() {
+            qemu.arg(qemu::PROGRAM);
+        } else {
+            Qemu::vfio_user()?.arguments(&mut qemu);
+        }
         qemu.args([
             "-machine",
             "q35,kernel-irqchip=off",
@@ -337,10 +354,25 @@ impl Machine {
             "console=ttyS0 quiet panic=-1 oops=panic tsc=reliable no_timer_check intel_iommu=on";
         qemu.arg("-append")
             .arg(format!("{arguments}{}", self.kernel_arguments));
-        qemu.args(["-device", &format!("intel-iommu,{}", self.iommu)]);
+        if self.served.is_empty() {
+            qemu.args(["-device", &format!("intel-iommu,{}", self.iommu)]);
+        } else {
+            // The server maps what it may reach: all of the guest's memory.
+            let memory = format!(
+                "memory-backend-memfd,id=vm-memory,size={},share=on",
+                self.memory
+            );
+            qemu.args(["-object", &memory, "-machine", "memory-backend=vm-memory"]);
+        }
         qemu.arg("-drive").arg(self.drive_text(directory)?);
         if let Some(nvme) = &self.nvme {
             qemu.args(["-device", nvme]);
+        }
+        for socket in &self.served {
+            let path = socket.to_str().context("a path that is not UTF-8")?;
+            let device =
+                json!({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}});
+            qemu.args(["-device", &device.to_string()]);
         }
         for (index, spec) in (1..).zip(&self.devices) {
             let mut spec = spec.clone();

@@ -9,25 +9,32 @@ use libtest_mimic::{Arguments, Completion, Trial};
 use super::Kernel;
 use crate::packages::{self, Need};
 
-/// QEMU's program.
-pub(super) const QEMU: &str = "qemu-system-x86_64";
-
 /// Set by `cargo xtask` when it has seen to it that machines boot: a test that cannot boot one fails then, instead of being ignored.
 pub const REQUIRED: &str = "NVME_VFIO_VM_REQUIRED";
 
 /// Makes a file in `xtask/tests` a test program: its arguments are the names of the test functions, each without parameters. It
-/// becomes the file's `main`; the file has `harness = false` in `xtask/Cargo.toml`.
+/// becomes the file's `main`; the file has `harness = false` in `xtask/Cargo.toml`. `vfio_user:` before the names says that the machines have a
+/// device behind a vfio-user server: where no QEMU has that, the tests are reported as ignored, also when machines must boot.
 #[macro_export]
 macro_rules! vm_tests {
+    (vfio_user: $($name:ident),+ $(,)?) => {
+        fn main() -> std::process::ExitCode {
+            $crate::vm::run_suite(&[$((stringify!($name), $name as fn())),+], $crate::vm::missing_vfio_user)
+        }
+    };
     ($($name:ident),+ $(,)?) => {
         fn main() -> std::process::ExitCode {
-            $crate::vm::run_suite(&[$((stringify!($name), $name as fn())),+])
+            $crate::vm::run_suite(&[$((stringify!($name), $name as fn())),+], || None)
         }
     };
 }
 
-/// Runs the tests with the usual arguments of a test program, two at a time unless told otherwise.
-pub fn run_suite(tests: &[(&'static str, fn())]) -> ExitCode {
+/// Runs the tests with the usual arguments of a test program, two at a time unless told otherwise; `optional` says why something is missing that
+/// [`REQUIRED`] does not promise.
+pub fn run_suite(
+    tests: &[(&'static str, fn())],
+    optional: impl FnOnce() -> Option<String>,
+) -> ExitCode {
     let mut arguments = Arguments::from_args();
     arguments.test_threads = arguments.test_threads.or(Some(2));
     let reason = if env::var_os(REQUIRED).is_some() {
@@ -35,6 +42,7 @@ pub fn run_suite(tests: &[(&'static str, fn())]) -> ExitCode {
     } else {
         missing()
     };
+    let reason = reason.or_else(optional);
     if let Some(reason) = &reason {
         eprintln!("No machine can be booted here, so no test in this program is run: {reason}");
     }
