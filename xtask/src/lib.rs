@@ -6,11 +6,13 @@
 //!   `vm shell` gives a shell; `vm test` runs the virtual machine tests; `vm prepare` installs and builds what they need.
 //!
 //! - `cargo xtask bench-instructions` counts what an I/O costs in instructions; `cargo xtask vm bench` compares with the kernel's driver.
+//! - `cargo xtask fuzz NAME --time SECONDS` runs a fuzzer.
 //!
 //! [`vm`] is the library behind it: a [`vm::Machine`] describes a machine, and runs a command in it.
 
 mod cache;
 pub mod check;
+pub mod fuzz;
 pub mod instructions;
 pub mod packages;
 pub mod vm;

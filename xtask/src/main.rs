@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
 use xtask::check::{self, Step};
+use xtask::fuzz::{Fuzzer, Verdict};
 use xtask::instructions;
 use xtask::vm::{End, Kernel, Machine};
 use xtask::vm_bench;
@@ -35,6 +36,21 @@ enum Task {
         /// Writes the counts down as the ones to compare with from now on.
         #[arg(long)]
         update: bool,
+    },
+    /// Runs a fuzzer: mutated inputs, those kept that reach new code, until the time is over or something is found.
+    Fuzz {
+        /// Which.
+        #[arg(value_enum, value_name = "NAME")]
+        fuzzer: Fuzzer,
+        /// For how long, in seconds.
+        #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u64).range(1..))]
+        time: u64,
+        /// Runs only this input, once, and says where it fails.
+        #[arg(long = "input", value_name = "FILE", conflicts_with_all = ["time", "update_seeds"])]
+        inputs: Vec<PathBuf>,
+        /// Writes down what was found that reaches more code, as seeds for everybody.
+        #[arg(long)]
+        update_seeds: bool,
     },
     /// Virtual machines with a real IOMMU and QEMU's NVMe controller.
     #[command(subcommand)]
@@ -142,6 +158,24 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { steps } => Ok(passed(check::run(&steps)?)),
         Task::BenchInstructions { update } => Ok(passed(instructions::run(update)?.failed == 0)),
+        Task::Fuzz {
+            fuzzer,
+            time,
+            inputs,
+            update_seeds,
+        } => {
+            let verdict = if inputs.is_empty() {
+                fuzzer.run(Duration::from_secs(time))?
+            } else {
+                fuzzer.replay(&inputs)?
+            };
+            if let Verdict::Found(what) = &verdict {
+                eprintln!("xtask: the fuzzer found something: {what}");
+            } else if update_seeds {
+                eprintln!("{} seeds", fuzzer.update_seeds()?);
+            }
+            Ok(passed(verdict == Verdict::Clean))
+        }
         Task::Vm(VmTask::Run {
             machine,
             timeout,

@@ -74,6 +74,9 @@ pub const PEERS: [Need; 3] = [
 /// What counts instructions.
 pub const VALGRIND: [Need; 1] = [program("valgrind", "valgrind")];
 
+/// What builds the fuzzing engine.
+pub const FUZZ: [Need; 2] = [program("c++", "g++"), program("setpriv", "util-linux")];
+
 impl Need {
     fn is_there(self) -> bool {
         match self.presence {

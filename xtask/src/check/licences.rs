@@ -6,7 +6,7 @@ use serde_json::Value;
 use super::report::Outcome;
 use super::runner::cargo;
 
-const ACCEPTED: [&str; 12] = [
+const ACCEPTED: [&str; 13] = [
     "0BSD",
     "Apache-2.0",
     "Apache-2.0 WITH LLVM-exception",
@@ -16,6 +16,7 @@ const ACCEPTED: [&str; 12] = [
     "CC0-1.0",
     "ISC",
     "MIT",
+    "NCSA",
     "Unicode-3.0",
     "Unlicense",
     "Zlib",
@@ -124,6 +125,7 @@ mod tests {
     fn expressions_are_understood() {
         for good in [
             "MIT",
+            "NCSA",
             "MIT OR Apache-2.0",
             "MIT/Apache-2.0",
             "GPL-3.0-only OR MIT",

@@ -10,11 +10,12 @@ mod runner;
 use std::env;
 use std::fs;
 use std::path::PathBuf;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use clap::ValueEnum;
 
+use crate::fuzz::{Fuzzer, Verdict};
 use crate::instructions;
 use crate::packages;
 use crate::vm::{self, Kernel};
@@ -38,6 +39,8 @@ pub enum Step {
     Loom,
     /// What an I/O costs in instructions, held against the committed counts.
     Instructions,
+    /// Each fuzzer for a few seconds.
+    Fuzz,
     /// Virtual machine tests.
     Vm,
 }
@@ -146,6 +149,7 @@ impl Step {
                     Outcome::Failed { counts, what }
                 })
             }
+            Self::Fuzz => fuzz(),
             Self::Vm => {
                 // What cannot be installed here is a reason not to run; a kernel that does not build is a failure.
                 if let Err(error) = packages::ensure_installed(&vm_needs()) {
@@ -156,6 +160,32 @@ impl Step {
             }
         }
     }
+}
+
+/// How long each fuzzer runs here; `cargo xtask fuzz` gives them more.
+const FUZZ_TIME: Duration = Duration::from_secs(5);
+
+fn fuzz() -> Result<Outcome> {
+    if let Err(error) = packages::ensure_installed(&packages::FUZZ) {
+        return Ok(Outcome::NotRun(error.to_string()));
+    }
+    let mut counts = Counts::default();
+    let mut found = Vec::new();
+    for fuzzer in Fuzzer::value_variants() {
+        match fuzzer.run(FUZZ_TIME)? {
+            Verdict::Clean => counts.passed += 1,
+            Verdict::Found(what) => {
+                counts.failed += 1;
+                found.push(what);
+            }
+        }
+    }
+    Ok(if found.is_empty() {
+        Outcome::Passed(counts)
+    } else {
+        let what = found.join(", ");
+        Outcome::Failed { counts, what }
+    })
 }
 
 /// Builds the kernels, and fetches a QEMU that is a vfio-user client where that is possible: without it, the tests that need it say so.

@@ -1,0 +1,49 @@
+//! Fuzzers of what strangers talk to. Each is a function of bytes that panics when what it fuzzes did wrong.
+//!
+//! - [`registers`]: the emulated controller's registers, doorbells and configuration space.
+//! - [`commands`]: its handling of commands: random entries, PRP lists and data.
+//!
+//! `cargo xtask fuzz NAME --time SECONDS` runs one under libFuzzer, which mutates inputs and keeps those that reach new code, on the stable compiler;
+//! `cargo xtask fuzz NAME --input FILE` runs one input again. `seeds/NAME.hex` has the inputs to start from, one a line; an ordinary
+//! `cargo test` runs each of them.
+//!
+//! # What is looked for, besides panics
+//! - An access of the controller outside what was mapped for it, or against its direction: mapped pages stand between guard pages whose content is
+//!   known, and known nowhere else ([`memory`]).
+//! - A command that is completed twice, never, or on the wrong queue; a success of what cannot succeed.
+//! - A controller that cannot be brought back by a reset.
+//!
+//! The addresses of the queues and the content of guard pages come from a hash of the input: a mutation cannot guess them.
+
+mod commands;
+mod controller;
+mod input;
+mod memory;
+mod registers;
+
+pub use commands::commands;
+pub use registers::registers;
+
+/// A fuzzer: bytes to a verdict, which is a panic or none.
+pub type Fuzzer = fn(&[u8]);
+
+/// All fuzzers by name.
+pub const FUZZERS: [(&str, Fuzzer); 2] = [("commands", commands), ("registers", registers)];
+
+/// Makes a program of a fuzzer: with the engine when `cargo xtask fuzz` compiles it, else one that runs the inputs in the files it is
+/// given.
+#[macro_export]
+macro_rules! program {
+    ($fuzzer:path) => {
+        #[cfg(fuzzing)]
+        libfuzzer_sys::fuzz_target!(|data: &[u8]| $fuzzer(data));
+
+        #[cfg(not(fuzzing))]
+        fn main() -> std::io::Result<()> {
+            for path in std::env::args_os().skip(1) {
+                $fuzzer(&std::fs::read(path)?);
+            }
+            Ok(())
+        }
+    };
+}
