@@ -11,6 +11,8 @@
 //! | [`socket`] | messages with descriptors over a socket that never blocks, waits that end |
 //! | [`device`] | what a server serves: the trait that a device implements |
 //! | [`Client`], [`MappedRegion`] | a device that another process serves |
+//! | [`Server`] | a device on a socket, one client after the other |
+//! | [`Session`] | the connection of one client, on the server's side: a state machine that never blocks |
 //! | [`ClientMemory`] | memory that a client lends, mapped; [`sigbus`] lets a server outlive a client that truncates it |
 //! | [`Eventfd`] | a client's eventfd, signalled without ever waiting for the client |
 //!
@@ -24,6 +26,8 @@ mod error;
 mod eventfd;
 mod memory;
 pub mod message;
+mod server;
+mod session;
 pub mod sigbus;
 pub mod socket;
 
@@ -33,4 +37,6 @@ pub use device::Device;
 pub use error::{AnswerError, ClientError};
 pub use eventfd::Eventfd;
 pub use memory::{ClientMemory, MemoryError};
+pub use server::{Server, ServerError, ServerOptions, Stop};
+pub use session::{Session, SessionEnd, SessionOptions, SessionState};
 pub use socket::{Deadline, MessageReader, Socket, SocketError};

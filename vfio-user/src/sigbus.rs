@@ -19,6 +19,8 @@ use nix::libc;
 static PREVIOUS: OnceLock<libc::sigaction> = OnceLock::new();
 /// The first of the places, of which there is one for each memory there was at the same time. None is ever freed, so the handler can walk them at any time.
 static PLACES: AtomicPtr<Place> = AtomicPtr::new(std::ptr::null_mut());
+/// How many memories have been lost.
+static LOSSES: AtomicUsize = AtomicUsize::new(0);
 /// The places without a memory.
 static FREE: Mutex<Vec<&'static Place>> = Mutex::new(Vec::new());
 
@@ -63,6 +65,11 @@ impl Place {
         let same = self.version.load(Ordering::Relaxed) == version;
         (version & 1 == 0 && same && range.1 != 0).then_some(range)
     }
+}
+
+/// How many memories this process has lost so far. Where it has not changed, none was lost.
+pub(crate) fn losses() -> usize {
+    LOSSES.load(Ordering::Acquire)
 }
 
 /// A memory's place, until it is unregistered.
@@ -175,6 +182,8 @@ fn replace(address: usize) -> bool {
                 )
             };
             place.lost.store(true, Ordering::Relaxed);
+            // Release: who sees the count sees the mark.
+            LOSSES.fetch_add(1, Ordering::Release);
             return zeroes != libc::MAP_FAILED;
         }
         next = place.next;

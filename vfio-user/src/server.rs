@@ -1,0 +1,281 @@
+//! A device on a socket, one client after the other.
+
+mod path;
+mod refusal;
+mod stop;
+
+use std::io;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::time::TimeSpec;
+use thiserror::Error;
+
+pub use stop::Stop;
+
+use crate::device::{Device, Errno};
+use crate::session::{Session, SessionEnd, SessionOptions, SessionState};
+use crate::socket::Socket;
+use path::BoundPath;
+use refusal::Refusal;
+
+/// How a server's socket is made, and what its sessions offer.
+#[derive(Debug, Clone)]
+pub struct ServerOptions {
+    /// Who may connect, as the permissions of the socket (connecting takes the right to write): `0o600` by default, the owner alone. The umask has no part in it.
+    pub mode: u32,
+    /// How many connections may wait to be accepted, 1 to 4096. 16 by default.
+    pub backlog: u16,
+    /// What each session offers its client.
+    pub session: SessionOptions,
+}
+
+impl Default for ServerOptions {
+    fn default() -> Self {
+        Self {
+            mode: 0o600,
+            backlog: 16,
+            session: SessionOptions::default(),
+        }
+    }
+}
+
+/// Why a device cannot be served.
+#[derive(Debug, Error)]
+#[non_exhaustive]
+pub enum ServerError {
+    /// Another server listens on the socket.
+    #[error("{path} is served by another process", path = .path.display())]
+    InUse {
+        /// The socket's path.
+        path: PathBuf,
+    },
+    /// Something else is there under that name.
+    #[error("{path} exists and is not a socket", path = .path.display())]
+    NotASocket {
+        /// The path.
+        path: PathBuf,
+    },
+    /// The system refused.
+    #[error("{step} {path} failed", path = .path.display())]
+    System {
+        /// What was tried.
+        step: &'static str,
+        /// The socket's path.
+        path: PathBuf,
+        /// The system's answer.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves a device on a Unix socket. The socket is removed when the server is dropped, if it is still this server's.
+#[derive(Debug)]
+pub struct Server {
+    listener: UnixListener,
+    path: BoundPath,
+    options: ServerOptions,
+}
+
+impl Server {
+    /// How long nobody is accepted after the system had no descriptor for one.
+    const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+    /// Clients that are being told that somebody else is there.
+    const REFUSALS: usize = 16;
+
+    /// Listens on a socket. One that a server left behind is replaced; one that a server listens on is not.
+    ///
+    /// # Errors
+    /// [`ServerError`].
+    pub fn bind(path: &Path, options: ServerOptions) -> Result<Self, ServerError> {
+        let (listener, path) = path::bind(path, options.mode, options.backlog)?;
+        Ok(Self {
+            listener: listener.into(),
+            path,
+            options,
+        })
+    }
+
+    /// Where it listens.
+    #[must_use]
+    pub fn path(&self) -> &Path {
+        self.path.path()
+    }
+
+    /// Serves one client after the other, until `stop` is set. A client that comes while another is there is told `EBUSY`; one that comes while the device still lets go of its
+    /// predecessor's memory waits for that.
+    ///
+    /// Returns when the device has let go of the last client's memory.
+    ///
+    /// # Errors
+    /// [`ServerError::System`] when the listening socket fails, with no client there any more. Nothing that a client does leads to it.
+    pub fn run(&self, device: &dyn Device, stop: &Stop) -> Result<(), ServerError> {
+        let mut serving = Serving {
+            server: self,
+            session: None,
+            refusals: Vec::new(),
+            accept_again: None,
+            failed: None,
+        };
+        loop {
+            let leaving = stop.is_set() || serving.failed.is_some();
+            if leaving {
+                match &mut serving.session {
+                    None => return serving.failed.map_or(Ok(()), Err),
+                    Some(session) => session.end(SessionEnd::Stopped),
+                }
+            }
+            serving.poll_session(device);
+            if !leaving {
+                serving.accept(device);
+                serving.refusals.retain_mut(|refusal| !refusal.poll());
+            }
+            serving.wait(stop, leaving);
+        }
+    }
+}
+
+impl AsFd for Server {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.listener.as_fd()
+    }
+}
+
+/// What [`Server::run`] keeps between two waits.
+struct Serving<'a> {
+    server: &'a Server,
+    session: Option<Session>,
+    refusals: Vec<Refusal>,
+    /// When to accept again, after descriptors had run out.
+    accept_again: Option<Instant>,
+    failed: Option<ServerError>,
+}
+
+impl Serving<'_> {
+    fn poll_session(&mut self, device: &dyn Device) {
+        if let Some(session) = &mut self.session
+            && session.poll(device) == SessionState::Ended
+        {
+            if let Some(reason) = session.end_reason() {
+                tracing::info!(pid = session.peer().pid(), %reason, "a client has left");
+            }
+            self.session = None;
+        }
+    }
+
+    /// Whether a connection would be taken now: not while a client's end is still being dealt with, so that its successor is let in and not refused.
+    fn accepts(&self) -> bool {
+        let busy = self
+            .session
+            .as_ref()
+            .is_some_and(|session| session.state() != SessionState::Open || session.is_hung_up());
+        !busy
+            && self
+                .accept_again
+                .is_none_or(|again| again <= Instant::now())
+    }
+
+    fn accept(&mut self, device: &dyn Device) {
+        // No more than could wait, so that the session has its turn.
+        for _ in 0..=self.server.options.backlog {
+            if !self.accepts() {
+                return;
+            }
+            self.accept_again = None;
+            // Nothing here waits: the listener does not, and neither does a `Socket`.
+            let error = match self.server.listener.accept() {
+                Ok((stream, _)) => {
+                    self.welcome(stream.into(), device);
+                    continue;
+                }
+                Err(error) => error,
+            };
+            match Errno::from_raw(error.raw_os_error().unwrap_or(0)) {
+                Errno::EINTR | Errno::ECONNABORTED => {}
+                Errno::EAGAIN => return,
+                Errno::EMFILE | Errno::ENFILE | Errno::ENOBUFS | Errno::ENOMEM => {
+                    tracing::warn!(%error, "no client can be accepted for now");
+                    self.accept_again = Some(Instant::now() + Server::NO_DESCRIPTOR);
+                    return;
+                }
+                _ => {
+                    self.failed = Some(ServerError::System {
+                        step: "accepting a client on",
+                        path: self.server.path().to_owned(),
+                        source: error,
+                    });
+                    return;
+                }
+            }
+        }
+    }
+
+    fn welcome(&mut self, descriptor: OwnedFd, device: &dyn Device) {
+        let socket = match Socket::from_descriptor(descriptor) {
+            Ok(socket) => socket,
+            Err(error) => {
+                tracing::warn!(%error, "a connection is of no use");
+                return;
+            }
+        };
+        if self.session.is_some() {
+            if self.refusals.len() >= Server::REFUSALS {
+                // The oldest has had the most time.
+                self.refusals.remove(0);
+            }
+            self.refusals.push(Refusal::new(socket));
+            return;
+        }
+        match Session::new(socket, self.server.options.session.clone()) {
+            Ok(session) => {
+                let peer = session.peer();
+                tracing::info!(
+                    pid = peer.pid(),
+                    uid = peer.uid(),
+                    gid = peer.gid(),
+                    "a client has connected"
+                );
+                self.session = Some(session);
+                // It has often said its version already.
+                self.poll_session(device);
+            }
+            Err(error) => tracing::warn!(%error, "a client that the system does not know"),
+        }
+    }
+
+    /// Sleeps until something can be done.
+    fn wait(&self, stop: &Stop, leaving: bool) {
+        let mut waiting = Vec::with_capacity(3 + self.refusals.len());
+        if !leaving {
+            waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
+            waiting.extend(
+                self.refusals
+                    .iter()
+                    .map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)),
+            );
+            if self.accepts() {
+                waiting.push(PollFd::new(self.server.listener.as_fd(), PollFlags::POLLIN));
+            }
+        }
+        let mut until = if leaving { None } else { self.accept_again };
+        if let Some(session) = &self.session {
+            if let Some(interest) = session.interest() {
+                waiting.push(PollFd::new(session.as_fd(), interest));
+            }
+            until = until.into_iter().chain(session.deadline()).min();
+        } else if leaving {
+            return;
+        }
+        until = until
+            .into_iter()
+            .chain(self.refusals.iter().map(Refusal::deadline))
+            .min();
+        let timeout = until
+            .map(|until| TimeSpec::from_duration(until.saturating_duration_since(Instant::now())));
+        // Every answer leads to the same: everything is looked at again.
+        let _ = ppoll(&mut waiting, timeout, None);
+    }
+}

@@ -1,0 +1,52 @@
+//! Telling a client that somebody else is there.
+
+use std::os::fd::{AsFd, BorrowedFd};
+use std::time::{Duration, Instant};
+
+use crate::device::Errno;
+use crate::message::MAX_VERSION_DATA;
+use crate::socket::{MessageReader, Socket};
+
+/// A connection whose VERSION is answered with `EBUSY`.
+pub(super) struct Refusal {
+    socket: Socket,
+    reader: MessageReader,
+    until: Instant,
+}
+
+impl Refusal {
+    /// How long a client may take to say its version.
+    const TIMEOUT: Duration = Duration::from_secs(1);
+
+    pub(super) fn new(socket: Socket) -> Self {
+        Self {
+            socket,
+            reader: MessageReader::new(MAX_VERSION_DATA as u32 + 8, 1),
+            until: Instant::now() + Self::TIMEOUT,
+        }
+    }
+
+    pub(super) const fn deadline(&self) -> Instant {
+        self.until
+    }
+
+    /// True when the connection is to be closed.
+    pub(super) fn poll(&mut self) -> bool {
+        match self.reader.receive(&self.socket) {
+            Ok(Some(message)) => {
+                let error = message.header.error((Errno::EBUSY as i32).unsigned_abs());
+                // The first reply on a connection: there is room for it.
+                let _ = self.socket.try_send(&error.encode(), &[]);
+                true
+            }
+            Ok(None) => self.until <= Instant::now(),
+            Err(_) => true,
+        }
+    }
+}
+
+impl AsFd for Refusal {
+    fn as_fd(&self) -> BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
