@@ -29,6 +29,9 @@ pub const CONFIG: u32 = 7;
 pub const MSIX: u32 = 2;
 pub const VECTORS: u32 = 40;
 
+/// Writing there in the configuration space makes the device touch every page of all memory that was lent to it.
+pub const TOUCH: u64 = 0x100;
+
 /// Storage with interrupts. Writing to its BAR at 0 triggers vector 0; offsets of 8 to 15 are refused.
 pub struct TestDevice {
     state: Mutex<State>,
@@ -49,6 +52,25 @@ pub struct State {
     pub disconnects: usize,
     pub writes: Vec<(u32, u64, Vec<u8>)>,
     pub masked: Vec<(Range<u32>, bool)>,
+}
+
+impl State {
+    #[expect(unsafe_code, reason = "reaches into the memory of clients")]
+    fn touch(&self) {
+        for (_, access, memory) in self.maps.values() {
+            let Some(memory) = memory else { continue };
+            for offset in (0..memory.len()).step_by(4096) {
+                // SAFETY: inside the mapping, which this handle keeps and nobody refers to.
+                unsafe {
+                    let place = memory.pointer().add(offset);
+                    let value = place.read_volatile();
+                    if access.contains(DmaAccess::WRITE) {
+                        place.write_volatile(value.wrapping_add(1));
+                    }
+                }
+            }
+        }
+    }
 }
 
 impl TestDevice {
@@ -149,6 +171,9 @@ impl Device for TestDevice {
             {
                 eventfd.signal().expect("signalled");
             }
+        }
+        if index == CONFIG && offset == TOUCH {
+            state.touch();
         }
         if state.writes.len() < 1000 {
             state.writes.push((index, offset, data.to_vec()));

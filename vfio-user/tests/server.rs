@@ -1,0 +1,286 @@
+//! The server: its socket's name, and who is let in when.
+
+mod common;
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use common::*;
+use nvme_vfio_user::device::Errno;
+use nvme_vfio_user::message::Request;
+use nvme_vfio_user::socket::SocketError;
+use nvme_vfio_user::{Server, ServerError, ServerOptions, SessionOptions, Stop};
+
+/// Runs a server while `test` does what it does with it.
+fn serve(options: ServerOptions, test: impl FnOnce(&Path, &TestDevice, &Stop)) {
+    let folder = tempfile::tempdir().expect("a directory");
+    let server = Server::bind(&folder.path().join("socket"), options).expect("bound");
+    let device = TestDevice::new();
+    let stop = Stop::new().expect("descriptors");
+    /// Ends the server when the test fails too.
+    struct Ends<'a>(&'a Stop, &'a TestDevice);
+    impl Drop for Ends<'_> {
+        fn drop(&mut self) {
+            self.1.state().hold = false;
+            self.0.set();
+        }
+    }
+    std::thread::scope(|scope| {
+        let running = scope.spawn(|| server.run(&device, &stop));
+        {
+            let _ends = Ends(&stop, &device);
+            test(server.path(), &device, &stop);
+        }
+        running.join().expect("it ran").expect("it stopped");
+    });
+}
+
+fn open(path: &Path) -> Client {
+    let mut client = Client::connect(path);
+    client.ask(&VERSION, &[]).expect("agreed");
+    client
+}
+
+/// Waits for something that happens soon.
+fn soon(what: &str, mut happened: impl FnMut() -> bool) {
+    let begun = Instant::now();
+    while !happened() {
+        assert!(begun.elapsed() < Duration::from_secs(20), "{what}");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn serves_one_client_after_the_other() {
+    serve(ServerOptions::default(), |path, device, _| {
+        for number in 1..=50 {
+            let mut client = open(path);
+            let file: OwnedFd = memfd(1).into();
+            client.ask(&map(0, PAGE), &[file.as_fd()]).expect("mapped");
+            // Whatever is under way: the next one is let in, and not refused.
+            for _ in 0..100 {
+                client.send(&Request::DeviceReset, &[]);
+            }
+            drop(client);
+            assert!(device.state().disconnects <= number);
+        }
+        soon("the last one's end", || device.state().disconnects == 50);
+        assert!(device.state().maps.is_empty());
+    });
+}
+
+#[test]
+fn a_second_client_is_told_that_it_is_one() {
+    serve(ServerOptions::default(), |path, device, _| {
+        let mut first = open(path);
+        for _ in 0..40 {
+            let mut second = Client::connect(path);
+            assert_eq!(
+                second.ask(&VERSION, &[]).expect_err("refused"),
+                Errno::EBUSY
+            );
+            assert!(matches!(second.receive(), Err(SocketError::Closed)));
+        }
+        // Those that say nothing are not waited for.
+        let silent: Vec<_> = (0..40).map(|_| Client::connect(path)).collect();
+        first
+            .ask(&Request::DeviceGetInfo, &[])
+            .expect("undisturbed");
+        let mut second = Client::connect(path);
+        assert_eq!(
+            second.ask(&VERSION, &[]).expect_err("refused"),
+            Errno::EBUSY
+        );
+        for mut client in silent {
+            assert!(client.receive().is_err());
+        }
+        assert_eq!(device.state().disconnects, 0);
+        drop(first);
+        open(path);
+    });
+}
+
+#[test]
+fn the_next_client_waits_until_the_device_let_go() {
+    serve(ServerOptions::default(), |path, device, _| {
+        let client = open(path);
+        device.state().hold = true;
+        drop(client);
+        let mut next = Client::connect(path);
+        let id = next.send(&VERSION, &[]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(next.try_receive().expect("a connection").is_none());
+        device.state().hold = false;
+        next.answer(id).expect("let in, not refused");
+        assert_eq!(device.state().disconnects, 1);
+    });
+}
+
+#[test]
+fn a_silent_client_keeps_nobody_out_for_long() {
+    let options = ServerOptions {
+        session: SessionOptions {
+            version_timeout: Duration::from_millis(50),
+            ..SessionOptions::default()
+        },
+        ..ServerOptions::default()
+    };
+    serve(options, |path, _, _| {
+        let mut silent = Client::connect(path);
+        soon("the silent one's end", || silent.try_receive().is_err());
+        open(path);
+    });
+}
+
+#[test]
+fn stops_with_a_client_and_waits_for_the_device() {
+    serve(ServerOptions::default(), |path, device, stop| {
+        let mut client = open(path);
+        let file: OwnedFd = memfd(1).into();
+        client.ask(&map(0, PAGE), &[file.as_fd()]).expect("mapped");
+        device.state().hold = true;
+        stop.set();
+        std::thread::sleep(Duration::from_millis(50));
+        // The client may believe that its memory is free only when it is.
+        assert!(client.try_receive().expect("a connection").is_none());
+        device.state().hold = false;
+        assert!(matches!(client.receive(), Err(SocketError::Closed)));
+        assert_eq!(device.state().disconnects, 1);
+    });
+}
+
+#[test]
+fn an_idle_server_sleeps() {
+    // Time of this thread: the server runs on it.
+    let folder = tempfile::tempdir().expect("a directory");
+    let server =
+        Server::bind(&folder.path().join("socket"), ServerOptions::default()).expect("bound");
+    let (device, stop) = (TestDevice::new(), Stop::new().expect("descriptors"));
+    let used = std::thread::scope(|scope| {
+        let running = scope.spawn(|| {
+            let clock = nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID;
+            server.run(&device, &stop).expect("it ran");
+            Duration::from(clock.now().expect("the time"))
+        });
+        let mut client = open(server.path());
+        // With memory that could be taken away, too.
+        let file: OwnedFd = memfd(1).into();
+        client.ask(&map(0, PAGE), &[file.as_fd()]).expect("mapped");
+        std::thread::sleep(Duration::from_secs(1));
+        stop.set();
+        running.join().expect("it ran")
+    });
+    assert!(
+        used < Duration::from_millis(200),
+        "{used:?} of processor time in a second"
+    );
+}
+
+fn bind(path: &Path) -> Result<Server, ServerError> {
+    Server::bind(path, ServerOptions::default())
+}
+
+#[test]
+fn replaces_what_a_server_left_behind_and_no_live_one() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    drop(UnixListener::bind(&path).expect("a socket"));
+    assert!(path.exists());
+    let server = bind(&path).expect("the old one is replaced");
+    assert!(matches!(bind(&path), Err(ServerError::InUse { .. })));
+    // It still listens.
+    Client::connect(&path);
+    // Its backlog may be full.
+    let full = folder.path().join("full");
+    let options = ServerOptions {
+        backlog: 1,
+        ..ServerOptions::default()
+    };
+    let _server = Server::bind(&full, options).expect("bound");
+    let _clients = [Client::connect(&full), Client::connect(&full)];
+    assert!(matches!(bind(&full), Err(ServerError::InUse { .. })));
+    drop(server);
+    assert!(!path.exists());
+}
+
+#[test]
+fn replaces_nothing_but_sockets() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let file = folder.path().join("file");
+    std::fs::write(&file, b"precious").expect("written");
+    let link = folder.path().join("link");
+    std::os::unix::fs::symlink(&file, &link).expect("a link");
+    let dangling = folder.path().join("dangling");
+    std::os::unix::fs::symlink("nowhere", &dangling).expect("a link");
+    for path in [&file, &link, &dangling, &folder.path().to_owned()] {
+        assert!(
+            matches!(bind(path), Err(ServerError::NotASocket { .. })),
+            "{path:?}"
+        );
+    }
+    assert_eq!(std::fs::read(&link).expect("still there"), b"precious");
+    assert!(matches!(
+        bind(&folder.path().join("no/such")),
+        Err(ServerError::System { .. })
+    ));
+    assert!(matches!(
+        bind(&folder.path().join("x".repeat(200))),
+        Err(ServerError::System { .. })
+    ));
+}
+
+#[test]
+fn removes_its_socket_only() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    let server = bind(&path).expect("bound");
+    std::fs::rename(&path, folder.path().join("moved")).expect("renamed");
+    let other = bind(&path).expect("the name is free");
+    let inode = std::fs::metadata(&path).expect("there").ino();
+    drop(server);
+    assert_eq!(std::fs::metadata(&path).expect("still there").ino(), inode);
+    drop(other);
+    assert!(!path.exists());
+}
+
+#[test]
+fn the_socket_has_the_mode_it_is_given() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    for mode in [0o600, 0o660, 0o666, 0o777, 0o200] {
+        let options = ServerOptions {
+            mode,
+            ..ServerOptions::default()
+        };
+        let _server = Server::bind(&path, options).expect("bound");
+        let found = std::fs::metadata(&path)
+            .expect("there")
+            .permissions()
+            .mode();
+        assert_eq!(found & 0o7777, mode);
+    }
+}
+
+#[test]
+fn of_many_servers_one_gets_the_socket() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    for _ in 0..20 {
+        // Left behind.
+        drop(UnixListener::bind(&path).expect("a socket"));
+        let servers: Vec<_> = std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| bind(&path))).collect();
+            threads
+                .into_iter()
+                .map(|thread| thread.join().expect("it ran"))
+                .collect()
+        });
+        assert_eq!(servers.iter().filter(|server| server.is_ok()).count(), 1);
+        Client::connect(&path);
+        drop(servers);
+        assert!(!path.exists());
+    }
+}

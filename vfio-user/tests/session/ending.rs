@@ -1,0 +1,146 @@
+//! What waits for the device: unmapping, and the end of a client.
+
+use std::os::fd::OwnedFd;
+use std::time::{Duration, Instant};
+
+use crate::common::*;
+use nvme_vfio_user::device::Errno;
+use nvme_vfio_user::message::{DmaUnmap, Request};
+use nvme_vfio_user::{SessionEnd, SessionState, Socket};
+
+use super::*;
+
+#[test]
+fn the_reply_of_an_unmap_waits_for_the_device() {
+    let mut rig = Rig::open();
+    let file: OwnedFd = memfd(1).into();
+    rig.ask_with(&map(0, PAGE), &[&file]).expect("mapped");
+    rig.device.state().hold = true;
+    let unmapped = rig.client.send(&unmap(0, PAGE), &[]);
+    let next = rig.client.send(&Request::DeviceReset, &[]);
+    for _ in 0..3 {
+        rig.poll();
+        assert!(rig.client.try_receive().expect("a connection").is_none());
+        // What comes later waits, and the session wants to be polled again soon.
+        assert_eq!(rig.device.state().resets, 0);
+        let soon = Instant::now() + Duration::from_millis(100);
+        assert!(
+            rig.session
+                .deadline()
+                .is_some_and(|deadline| deadline < soon)
+        );
+        assert!(
+            rig.session
+                .interest()
+                .is_some_and(|interest| interest.is_empty())
+        );
+    }
+    rig.device.state().hold = false;
+    rig.answer(unmapped).expect("unmapped");
+    assert_eq!(rig.device.state().resets, 1);
+    rig.answer(next).expect("reset");
+    rig.ask_with(&map(0, PAGE), &[&file]).expect("free again");
+}
+
+#[test]
+fn an_unmap_that_fails_leaves_the_mapping() {
+    let mut rig = Rig::open();
+    for address in [0, PAGE, 2 * PAGE] {
+        rig.ask(&map(address, PAGE)).expect("mapped");
+    }
+    rig.device.state().fail = Some(Errno::EIO);
+    assert_eq!(rig.errno(&unmap(PAGE, PAGE)), Errno::EIO);
+    assert_eq!(rig.errno(&map(PAGE, PAGE)), Errno::EEXIST);
+    // All of them: the first fails, later ones are let go of, some after a while.
+    {
+        let mut state = rig.device.state();
+        state.hold = true;
+        state.fail = Some(Errno::EIO);
+    }
+    let id = rig.client.send(&Request::DmaUnmap(DmaUnmap::All), &[]);
+    rig.poll();
+    assert!(rig.client.try_receive().expect("a connection").is_none());
+    rig.device.state().hold = false;
+    assert_eq!(rig.answer(id).expect_err("one failed"), Errno::EIO);
+    assert_eq!(rig.device.state().maps.len(), 1);
+    rig.ask(&unmap(0, PAGE)).expect("the one that failed");
+}
+
+#[test]
+fn a_client_that_dies_is_waited_for_until_the_device_let_go() {
+    for holding in [false, true] {
+        let mut rig = Rig::open();
+        let file: OwnedFd = memfd(1).into();
+        rig.ask_with(&map(0, PAGE), &[&file]).expect("mapped");
+        rig.device.state().hold = true;
+        if holding {
+            rig.client.send(&unmap(0, PAGE), &[]);
+            rig.poll();
+        }
+        let memory = rig.device.state().maps[&0].2.clone().expect("memory");
+        let (_, other) = Socket::pair().expect("sockets");
+        drop(std::mem::replace(&mut rig.client, Client::new(other)));
+        for _ in 0..3 {
+            assert_eq!(rig.poll(), SessionState::Ending);
+            assert!(matches!(rig.session.end_reason(), Some(SessionEnd::Closed)));
+            assert!(rig.session.interest().is_none());
+            assert!(rig.session.deadline().is_some());
+            // Still mapped.
+            assert!(is_mapped(&memory));
+        }
+        rig.device.state().hold = false;
+        rig.ended();
+        let address = memory.pointer().as_ptr().addr();
+        assert!(is_mapped(&memory));
+        drop(memory);
+        assert!(!lent_at(address));
+        assert_eq!(rig.session.deadline(), None);
+    }
+}
+
+fn is_mapped(memory: &nvme_vfio_user::ClientMemory) -> bool {
+    lent_at(memory.pointer().as_ptr().addr())
+}
+
+fn lent_at(address: usize) -> bool {
+    std::fs::read_to_string("/proc/self/maps")
+        .expect("this process's mappings")
+        .lines()
+        .any(|line| line.starts_with(&format!("{address:x}-")) && line.contains("lent"))
+}
+
+#[test]
+fn a_client_that_takes_memory_away_is_sent_away() {
+    nvme_vfio_user::sigbus::install().expect("installed");
+    let mut rig = Rig::open();
+    let file = memfd(2);
+    let descriptor: OwnedFd = file.try_clone().expect("a duplicate").into();
+    rig.ask_with(&map(0, 2 * PAGE), &[&descriptor])
+        .expect("mapped");
+    // It can happen at any time, so the session looks now and then.
+    assert!(rig.session.deadline().is_some());
+    file.set_len(PAGE).expect("truncated");
+    assert_eq!(rig.poll(), SessionState::Open);
+    let memory = rig.device.state().maps[&0].2.clone().expect("memory");
+    fault(&memory, PAGE as usize);
+    assert!(memory.is_lost());
+    assert!(rig.ended().contains("took memory away"));
+    // Others go on.
+    let mut other = Rig::open();
+    other.ask(&Request::DeviceGetInfo).expect("answered");
+}
+
+#[expect(unsafe_code, reason = "touches the memory")]
+fn fault(memory: &nvme_vfio_user::ClientMemory, offset: usize) {
+    // SAFETY: inside the mapping, which nobody refers to.
+    unsafe { memory.pointer().add(offset).write_volatile(1) };
+}
+
+#[test]
+fn the_server_can_send_a_client_away() {
+    let mut rig = Rig::open();
+    rig.session.end(SessionEnd::Stopped);
+    assert!(rig.ended().contains("sent the client away"));
+    assert_eq!(rig.poll(), SessionState::Ended);
+    assert_eq!(rig.device.state().disconnects, 1);
+}
