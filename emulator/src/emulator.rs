@@ -14,6 +14,7 @@ use crate::doorbells::Doorbells;
 use crate::fault::{Fault, When};
 use crate::interrupts::{self, InterruptSink};
 use crate::iommu::{DeviceMemory, SoftwareIommu};
+use crate::script::FaultScript;
 use crate::trace::{Trace, Tracer};
 
 /// The interrupt range of x86, which no IOMMU maps.
@@ -329,6 +330,20 @@ impl Emulator {
     /// Arms a fault when its time comes.
     pub fn inject_when(&self, when: When, fault: Fault) {
         self.visit().inject_when(when, fault);
+    }
+
+    /// Arms all faults of a script. The steps and commands after which some are armed are counted from now.
+    pub fn play(&self, script: &FaultScript) {
+        let mut core = self.visit();
+        let (steps, commands) = (core.statistics.steps, core.statistics.commands);
+        for (when, fault) in script.faults() {
+            let when = match *when {
+                When::Now => When::Now,
+                When::Step(step) => When::Step(steps.saturating_add(step)),
+                When::Commands(count) => When::Commands(commands.saturating_add(count)),
+            };
+            core.inject_when(when, fault.clone());
+        }
     }
 
     /// Disarms all faults, those too that wait for their time. Commands that hang already go on hanging until [`Emulator::release`].

@@ -58,6 +58,7 @@ mod queue;
 mod quick;
 mod random;
 mod registers;
+mod script;
 mod serve;
 mod thread;
 mod trace;
@@ -79,6 +80,7 @@ pub use iommu::{
     Segment, SoftwareIommu,
 };
 pub use latency::{Latencies, Latency};
+pub use script::{FaultScript, ScriptError};
 pub use serve::{Patience, ServedController, served_domain};
 pub use thread::EmulatorThread;
 pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

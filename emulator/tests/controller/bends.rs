@@ -1,7 +1,8 @@
 //! Faults of completions, of blocks and of registers, and faults that wait for their time.
 
 use nvme_vfio_emulator::{
-    CommandFault, ControllerFault, Fault, Matcher, MediaFault, MediaOperation, MediaUntil, When,
+    CommandFault, ControllerFault, Fault, FaultScript, Matcher, MediaFault, MediaOperation,
+    MediaUntil, When,
 };
 use nvme_vfio_queues::Status;
 
@@ -216,4 +217,24 @@ fn random_identify_data_is_the_same_for_the_same_seed() {
     let first = identify(1);
     assert_eq!(first, identify(1));
     assert_ne!(first, identify(2));
+}
+
+#[test]
+fn a_script_is_played() {
+    let (mut host, memory) = host();
+    let script = FaultScript::parse(
+        "[[fault]]\ndo = 'status'\nsct = 2\nsc = 0x81\nopcode = 'read'\nlba = [8, 15]\nafter_commands = 2\ntimes = 1\n\
+         [[fault]]\ndo = 'fatal'\nat_step = 10\n",
+    )
+    .unwrap();
+    host.emulator.play(&script);
+    let mut statuses = Vec::new();
+    for lba in [8, 8, 0, 12, 12] {
+        statuses.push(host.run(1, read(lba, &memory)).status);
+    }
+    assert_eq!(statuses, [0, 0, 0, 0x281, 0]);
+    for _ in 0..10 {
+        host.emulator.step();
+    }
+    assert_eq!(host.read(CSTS) & CFS, CFS);
 }
