@@ -44,7 +44,7 @@ pub enum Address {
         /// Through which interface of the kernel.
         way: Way,
     },
-    /// A vfio-user server's socket. Parsed, but not supported by this version.
+    /// A vfio-user server's socket.
     VfioUser(PathBuf),
     /// A software controller in this process, with its configuration as text (empty for the default).
     Emulated(String),

@@ -67,6 +67,9 @@ pub enum Error {
     /// sysfs does not tell what it should of a function.
     #[error(transparent)]
     Sysfs(#[from] nvme_vfio_pci::SysfsError),
+    /// No connection to a vfio-user server could be made, or it was lost, or the server refused what was asked.
+    #[error(transparent)]
+    VfioUser(#[from] nvme_vfio_user::ClientError),
     /// This process has opened the function already.
     #[error("{address} is open already in this process")]
     AlreadyOpen {

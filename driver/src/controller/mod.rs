@@ -9,11 +9,12 @@ use nvme_vfio_queues::prp::PageSize;
 use nvme_vfio_queues::registers::offset::VS;
 use nvme_vfio_queues::registers::{Cap, Version};
 use nvme_vfio_queues::{Command, CompletionEntry, IdentifyController};
+use nvme_vfio_user::ClientOptions;
 
 use crate::address::{Address, Way};
 use crate::options::{Options, QueueOptions, RecoveryLimit};
 use crate::queue::IoQueue;
-use crate::transport::Transport;
+use crate::transport::{Transport, VfioUserTransport};
 use crate::{Error, Group};
 
 mod admin;
@@ -109,7 +110,10 @@ impl Controller {
                 way: Way::Iommufd, ..
             } => Err(unsupported("iommufd")),
             Address::Pci { function, .. } => Group::of(*function)?.controller(*function, options),
-            Address::VfioUser(_) => Err(unsupported("vfio-user")),
+            Address::VfioUser(path) => Self::with_transport(
+                Arc::new(VfioUserTransport::open(path, &ClientOptions::default())?),
+                options,
+            ),
             #[cfg(feature = "emulated")]
             Address::Emulated(config) => Self::with_transport(
                 Arc::new(crate::transport::EmulatedTransport::open(config)?),

@@ -91,7 +91,9 @@ impl Inner {
         }
         // A reset is not recovery here but the end, and the last way to a proof. For a function that was pulled out the kernel
         // would wait over a minute.
-        stopped || !self.is_pulled_out() && self.transport.reset().is_ok()
+        stopped
+            || self.transport.has_let_go()
+            || !self.is_pulled_out() && self.transport.reset().is_ok()
     }
 }
 
@@ -104,7 +106,7 @@ impl Drop for Inner {
             .get_mut()
             .unwrap_or_else(PoisonError::into_inner);
         if stopped {
-            // SAFETY: `shut_down` has seen CSTS.RDY at 0, or the function reset, and nobody else is left to submit anything.
+            // SAFETY: `shut_down` has seen CSTS.RDY at 0, the function reset, or its server's end, and nobody else is left to submit anything.
             drop(quarantine.release(unsafe { Proof::new(LetGo::Disabled) }));
         } else {
             // No proof: the memory of the admin queue joins the rest, which is never unmapped by this process.

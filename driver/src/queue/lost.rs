@@ -17,9 +17,10 @@ impl IoQueue {
     pub(super) fn lose(&mut self, epoch: u32) {
         self.cold.lost = true;
         self.expected = ATTENTION;
-        // A reset is the proof that the controller has let go of all memory. Of one that is gone there is none.
+        // A reset is the proof that the controller has let go of all memory. Of one that is gone there is none, unless the process that
+        // served it is gone too.
         let (outcome, proven) = if epoch == GONE {
-            (Outcome::Gone, false)
+            (Outcome::Gone, self.cold.inner.transport.has_let_go())
         } else {
             (Outcome::Reset, true)
         };
@@ -170,11 +171,12 @@ impl Drop for IoQueue {
             }
             epoch = inner.shared.epoch();
         }
-        if is_known(epoch) || epoch == GONE {
+        let let_go = epoch == GONE && inner.transport.has_let_go();
+        if !let_go && (is_known(epoch) || epoch == GONE) {
             inner.leave_queue_id(id);
             self.quarantine();
         } else {
-            // A reset has been: the queue does not exist any more, and its memory is free.
+            // A reset has been, or the server has ended: the queue does not exist any more, and its memory is free.
             inner.give_back_queue_id(id);
         }
     }

@@ -11,10 +11,12 @@ use crate::Error;
 #[cfg(feature = "emulated")]
 mod emulated;
 mod vfio;
+mod vfio_user;
 
 #[cfg(feature = "emulated")]
 pub use emulated::EmulatedTransport;
 pub use vfio::VfioTransport;
+pub use vfio_user::VfioUserTransport;
 
 /// The seam between the driver and what carries it to a controller. Crossed when a controller or queue is set up and on
 /// slow paths; the hot path crosses nothing but the [`Doorbell`]s that it gave out.
@@ -64,6 +66,12 @@ pub trait Transport: Send + Sync + Debug {
     /// # Errors
     /// Where the function cannot be reset.
     fn reset(&self) -> Result<(), Error>;
+
+    /// Whether it is certain that the function touches no memory any more, though nobody has stopped it: the process that served it has ended.
+    /// Asked where the controller is gone.
+    fn has_let_go(&self) -> bool {
+        false
+    }
 
     /// Called in every round of a wait. A controller that has no thread of its own does its work here.
     fn relax(&self) {

@@ -164,13 +164,16 @@ impl Client {
 
     /// Whether the server's process has ended, so that nothing that was lent to it is touched any more.
     ///
+    /// A process closes its sockets before it has quite ended: where the other end of this one is closed, and only then, `patience` is how long
+    /// to wait for the rest.
+    ///
     /// True only where that is certain as far as it can be: the kernel has told which process listened, it was alive when the connection was made,
     /// has exited since, and the other end of the socket is closed. A server that merely does not answer, that closed the connection
     /// while it goes on living, or whose process has handed its work to another, is never said to have ended. (A process to which the server in turn has
     /// handed the memory is not seen: a server that does so vouches for it.)
     #[must_use]
-    pub fn server_has_ended(&self) -> bool {
-        self.peer.has_ended(&self.socket)
+    pub fn server_has_ended(&self, patience: Duration) -> bool {
+        self.peer.has_ended(&self.socket, Deadline::after(patience))
     }
 
     /// Answers what the server has asked of its own meanwhile, without waiting for anything. Does nothing while another thread has a request under way.

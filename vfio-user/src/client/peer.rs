@@ -20,32 +20,28 @@ impl Peer {
     pub(super) fn of(socket: &Socket) -> Self {
         let process = peer_pidfd(socket).or_else(|| pidfd_open(socket.peer().ok()?.pid()));
         // A parent that has gone away and left its socket to a child tells nothing of the child.
-        Self(process.filter(|process| !has_exited(process)))
+        Self(process.filter(|process| !has_exited_by(process, Deadline::at(Instant::now()))))
     }
 
     /// Whether it has exited since, and the other end of `socket` is closed: some process that it left behind would keep it open.
-    pub(super) fn has_ended(&self, socket: &Socket) -> bool {
+    pub(super) fn has_ended(&self, socket: &Socket, deadline: Deadline) -> bool {
         let Some(process) = &self.0 else {
             return false;
         };
-        if !has_exited(process) {
-            return false;
-        }
         // POLLHUP is told without being asked for.
         let mut waiting = [PollFd::new(socket.as_fd(), PollFlags::empty())];
-        matches!(poll(&mut waiting, PollTimeout::ZERO), Ok(1))
+        let closed = matches!(poll(&mut waiting, PollTimeout::ZERO), Ok(1))
             && waiting
                 .iter()
                 .filter_map(PollFd::revents)
-                .any(|events| events.contains(PollFlags::POLLHUP))
+                .any(|events| events.contains(PollFlags::POLLHUP));
+        closed && has_exited_by(process, deadline)
     }
 }
 
 /// A pidfd becomes readable when the last thread of its process has exited, by when its memory has been given back.
-fn has_exited(process: &OwnedFd) -> bool {
-    Deadline::at(Instant::now())
-        .wait(process.as_fd(), PollFlags::POLLIN)
-        .is_ok()
+fn has_exited_by(process: &OwnedFd, deadline: Deadline) -> bool {
+    deadline.wait(process.as_fd(), PollFlags::POLLIN).is_ok()
 }
 
 fn owned(descriptor: libc::c_long) -> Option<OwnedFd> {

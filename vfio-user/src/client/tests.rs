@@ -116,7 +116,7 @@ fn agrees_on_capabilities() {
     assert!(!client.is_lost());
     // The server is this process, which lives.
     server.join().unwrap();
-    assert!(!client.server_has_ended());
+    assert!(!client.server_has_ended(SHORT));
 }
 
 #[test]
@@ -831,12 +831,12 @@ fn only_the_end_of_the_process_is_the_end() {
     };
     let socket = Socket::connect(&path, Deadline::after(FAR)).unwrap();
     let peer = Peer::of(&socket);
-    assert!(!peer.has_ended(&socket));
+    assert!(!peer.has_ended(&socket, Deadline::at(Instant::now())));
     nix::sys::signal::kill(child.pid(), nix::sys::signal::Signal::SIGSTOP).unwrap();
-    assert!(!peer.has_ended(&socket));
+    assert!(!peer.has_ended(&socket, Deadline::at(Instant::now())));
     child.kill();
     let start = Instant::now();
-    while !peer.has_ended(&socket) {
+    while !peer.has_ended(&socket, Deadline::at(Instant::now())) {
         assert!(start.elapsed() < FAR, "the end of the process was not seen");
         thread::sleep(Duration::from_millis(1));
     }
