@@ -6,6 +6,7 @@ use nvme_vfio::{CommandError, DmaError, SubmitError};
 use nvme_vfio_dma::MapError;
 use nvme_vfio_pci::{DeviceError, GroupError, Process, SysfsError, bind::BindError};
 use nvme_vfio_queues::Status;
+use nvme_vfio_user::{ClientError, SocketError, device::Errno};
 
 use crate::error::{Error, Kind, NvmeStatus};
 
@@ -195,6 +196,30 @@ impl From<CommandError> for Error {
     }
 }
 
+/// What can be done about a vfio-user server.
+fn served(error: &ClientError, built: Error) -> Error {
+    let of = |kind| build(kind, error);
+    match error {
+        ClientError::Connect { source, .. } => match source {
+            SocketError::Os { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+                of(Kind::NotFound)
+                    .remedy("Run: nvme-vfio emulate --socket PATH, or another vfio-user server")
+            }
+            SocketError::Os { source, .. } => of(os(source)),
+            SocketError::TimedOut => of(Kind::Timeout),
+            _ => built,
+        },
+        ClientError::Socket {
+            source: SocketError::TimedOut,
+            ..
+        } => of(Kind::Timeout),
+        ClientError::Socket { .. } | ClientError::Lost => of(Kind::Gone),
+        refused if refused.errno() == Some(Errno::EBUSY) => of(Kind::Busy)
+            .remedy("End the program that uses it: a served controller takes one at a time"),
+        _ => built,
+    }
+}
+
 impl From<nvme_vfio::Error> for Error {
     fn from(error: nvme_vfio::Error) -> Self {
         use nvme_vfio::Error as Driver;
@@ -215,6 +240,7 @@ impl From<nvme_vfio::Error> for Error {
             Driver::Status { status, .. } => {
                 return build(Kind::Command, &error).nvme_status(nvme_status(status));
             }
+            Driver::VfioUser(ref error) => return served(error, build(Kind::Environment, error)),
             Driver::Namespace { .. } => Kind::NoNamespace,
             Driver::NotNvme { .. } => Kind::Usage,
             Driver::Gone => Kind::Gone,
@@ -309,6 +335,14 @@ mod tests {
     fn each_kind_of_failure_has_its_exit_status() {
         for (error, status) in [
             (nvme_vfio::Error::Gone, 3),
+            (
+                nvme_vfio::Error::VfioUser(ClientError::Socket {
+                    command: nvme_vfio_user::message::Command::REGION_READ,
+                    source: SocketError::TimedOut,
+                }),
+                4,
+            ),
+            (nvme_vfio::Error::VfioUser(ClientError::Lost), 3),
             (
                 nvme_vfio::Error::Submit(SubmitError::OutOfRange {
                     lba: 1,

@@ -115,7 +115,16 @@ fn wrong_usage_is_status_2() {
 #[test]
 fn what_is_not_there_yet_says_so() {
     bad_with_remedy("id-ctrl iommufd:0000:01:00.0", 2, "unsupported", "emulated");
-    bad_with_remedy("bench vfio-user:/run/x.sock", 2, "unsupported", "emulated");
+}
+
+#[test]
+fn a_server_that_is_not_there_is_status_3() {
+    bad_with_remedy(
+        "id-ctrl vfio-user:/nowhere/x.sock",
+        3,
+        "not-found",
+        "emulate",
+    );
 }
 
 #[test]
