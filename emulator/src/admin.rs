@@ -2,6 +2,8 @@
 
 pub(crate) mod events;
 pub(crate) mod features;
+pub(crate) mod firmware;
+pub(crate) mod format;
 mod identify;
 pub(crate) mod log;
 pub(crate) mod queues;
@@ -27,9 +29,14 @@ const ABORT: u8 = 0x08;
 const SET_FEATURES: u8 = 0x09;
 const GET_FEATURES: u8 = 0x0a;
 const ASYNC_EVENT_REQUEST: u8 = 0x0c;
+pub(crate) const NAMESPACE_MANAGEMENT: u8 = 0x0d;
+const FIRMWARE_COMMIT: u8 = 0x10;
+const FIRMWARE_DOWNLOAD: u8 = 0x11;
+pub(crate) const NAMESPACE_ATTACHMENT: u8 = 0x15;
+pub(crate) const FORMAT: u8 = 0x80;
 
 /// The opcodes that this module implements.
-pub(crate) const OPCODES: [u8; 10] = [
+pub(crate) const OPCODES: [u8; 15] = [
     DELETE_SQ,
     CREATE_SQ,
     GET_LOG_PAGE,
@@ -40,6 +47,11 @@ pub(crate) const OPCODES: [u8; 10] = [
     SET_FEATURES,
     GET_FEATURES,
     ASYNC_EVENT_REQUEST,
+    NAMESPACE_MANAGEMENT,
+    FIRMWARE_COMMIT,
+    FIRMWARE_DOWNLOAD,
+    NAMESPACE_ATTACHMENT,
+    FORMAT,
 ];
 
 /// Runs one admin command.
@@ -56,9 +68,14 @@ pub(crate) fn execute(
         GET_LOG_PAGE => log::get(core, entry, memory),
         IDENTIFY => identify::identify(core, entry, memory),
         ABORT => Ok(abort(core, entry, memory)),
-        SET_FEATURES => features::set(core, entry),
-        GET_FEATURES => features::get(core, entry),
+        SET_FEATURES => features::set(core, entry, memory),
+        GET_FEATURES => features::get(core, entry, memory),
         ASYNC_EVENT_REQUEST => events::request(core, entry),
+        NAMESPACE_MANAGEMENT => format::manage(core, entry, memory),
+        FIRMWARE_COMMIT => firmware::commit(core, entry),
+        FIRMWARE_DOWNLOAD => firmware::download(core, entry, memory),
+        NAMESPACE_ATTACHMENT => format::attach(core, entry, memory),
+        FORMAT => format::format(core, entry),
         opcode => {
             tracing::debug!(
                 opcode,

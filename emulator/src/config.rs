@@ -18,7 +18,7 @@ use keys::{
     VECTORS,
 };
 pub use namespaces::{CommandLimits, NamespaceConfig};
-pub(crate) use namespaces::{LBA_FORMATS, NSID_MAX, lba_format};
+pub(crate) use namespaces::{LBA_FORMATS, NSID_MAX, SIZE_MAX, lba_format};
 
 /// Largest space that the doorbells may take in BAR 0, in bytes.
 const DOORBELL_BYTES_MAX: u64 = 16 << 20;

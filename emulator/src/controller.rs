@@ -1,11 +1,15 @@
 //! The controller's state, and its life: enabled, disabled, shut down, reset.
 
+use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
+use crate::admin;
 use crate::admin::events::Events;
 use crate::admin::features::Features;
+use crate::admin::firmware::Firmware;
+use crate::admin::format::Deferred;
 use crate::admin::log::Logs;
 use crate::backend::{Backend, BackendCompletion, Immediate, MemoryBackend, NullBackend, Request};
 use crate::command::Entry;
@@ -16,6 +20,7 @@ use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
+use crate::io::Job;
 use crate::iommu::{DeviceMemory, Segment};
 use crate::latency::Clock;
 use crate::namespaces::Namespaces;
@@ -91,6 +96,11 @@ pub(crate) struct Core {
     pub(crate) turn: usize,
     pub(crate) namespaces: Namespaces,
     pub(crate) features: Features,
+    /// The values that a reset brings back.
+    pub(crate) saved: Features,
+    pub(crate) firmware: Firmware,
+    /// Formats and deletions that wait for commands in flight.
+    pub(crate) deferred: Vec<Deferred>,
     pub(crate) events: Events,
     pub(crate) logs: Logs,
     pub(crate) backend: Box<dyn Backend>,
@@ -101,6 +111,10 @@ pub(crate) struct Core {
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
     pub(crate) paused: bool,
     pub(crate) flights: Flights,
+    /// What is left of commands that work range by range, by the tag of the range that is with the back end.
+    pub(crate) jobs: BTreeMap<u32, Job>,
+    /// The block that a command failed at, when that is not the first it names; for the error log.
+    pub(crate) failed_lba: Option<u64>,
     pub(crate) held: Vec<Held>,
     /// Delete I/O Submission Queue commands that wait for the queue's last command: their identifiers and the queue's.
     pub(crate) deletions: Vec<(u16, u16)>,
@@ -174,6 +188,9 @@ impl Core {
             turn: 0,
             namespaces: Namespaces::new(&config),
             features: Features::new(&config),
+            saved: Features::new(&config),
+            firmware: Firmware::new(&config),
+            deferred: Vec::new(),
             events: Events::default(),
             logs: Logs::default(),
             immediate: backend.is_immediate(),
@@ -181,6 +198,8 @@ impl Core {
             paused: false,
             backend,
             flights: Flights::default(),
+            jobs: BTreeMap::new(),
+            failed_lba: None,
             held: Vec::new(),
             deletions: Vec::new(),
             faults: Faults::default(),
@@ -418,7 +437,11 @@ impl Core {
         self.bends = Bends::default();
         self.deletions.clear();
         self.flights.clear();
-        self.features = Features::new(&self.config);
+        self.jobs.clear();
+        admin::format::forget_deferred(self);
+        self.features = self.saved.clone();
+        admin::features::restart(self);
+        self.firmware.reset();
         self.events = Events::default();
     }
 

@@ -113,6 +113,9 @@ impl Core {
         if !self.deletions.is_empty() {
             admin::queues::finish_deletions(self, memory);
         }
+        if !self.deferred.is_empty() {
+            admin::format::finish_deferred(self, memory);
+        }
         if self.events.deliverable() {
             admin::events::deliver(self, memory);
         }
@@ -266,25 +269,30 @@ impl Core {
         }
     }
 
-    /// Hands the batch to the back end and takes what is done already.
+    /// Hands the batch to the back end and takes what is done already, also of commands whose next range comes out of that.
     pub(crate) fn flush(&mut self, memory: &DeviceMemory<'_>) {
-        if !self.scratch.requests.is_empty() {
+        while !self.scratch.requests.is_empty() {
             self.backend
                 .submit(&self.scratch.requests, &self.scratch.segments, memory);
             self.scratch.requests.clear();
             self.scratch.segments.clear();
-            self.collect(memory);
+            self.take_completed(memory);
         }
     }
 
     /// Posts what the back end has finished.
     pub(crate) fn collect(&mut self, memory: &DeviceMemory<'_>) {
+        self.take_completed(memory);
+        self.flush(memory);
+    }
+
+    fn take_completed(&mut self, memory: &DeviceMemory<'_>) {
         let mut completions = std::mem::take(&mut self.scratch.completions);
         completions.clear();
         self.backend.poll(memory, &mut completions);
         for done in completions.drain(..) {
             if let Some(flight) = self.flights.finish(done.tag) {
-                self.land(&flight, done.outcome, memory);
+                self.land(done.tag, &flight, done.outcome, memory);
             } else {
                 tracing::error!(
                     tag = done.tag,
@@ -310,26 +318,34 @@ impl Core {
         }
     }
 
-    fn land(&mut self, flight: &Flight, outcome: Outcome, memory: &DeviceMemory<'_>) {
-        if let Some(queue) = self.submission(flight.sqid) {
-            queue.in_flight = queue.in_flight.saturating_sub(1);
-        }
+    fn land(&mut self, tag: u32, flight: &Flight, outcome: Outcome, memory: &DeviceMemory<'_>) {
         if outcome == Outcome::Done {
             self.logs.count(flight.operation, flight.bytes);
         }
-        let status = self.status(outcome);
+        let (mut status, mut result) = (self.status(outcome), 0);
+        if flight.may_go_on()
+            && let Some(job) = self.jobs.remove(&tag)
+        {
+            match io::landed(self, flight, job, status) {
+                Some(end) => (status, result) = end,
+                None => return,
+            }
+        }
+        if let Some(queue) = self.submission(flight.sqid) {
+            queue.in_flight = queue.in_flight.saturating_sub(1);
+        }
         if flight.silent {
+            self.failed_lba = None;
             return;
         }
-        let status = if status.is_success() {
-            status
-        } else {
-            self.log_error(flight.sqid, flight.cid, status, flight.nsid, flight.lba)
-        };
+        if !status.is_success() {
+            let lba = self.failed_lba.take().unwrap_or(flight.lba);
+            status = self.log_error(flight.sqid, flight.cid, status, flight.nsid, lba);
+        }
         let completion = Completion {
             sqid: flight.sqid,
             cid: flight.cid,
-            result: 0,
+            result,
             status,
         };
         self.post(&completion, memory);
@@ -380,7 +396,9 @@ impl Core {
         } else {
             io::start(self, sqid, entry, run, memory)
         };
-        if !silent {
+        if silent {
+            self.failed_lba = None;
+        } else {
             self.answer(sqid, entry, reply, memory);
         }
     }
@@ -398,7 +416,8 @@ impl Core {
             Ok(Reply::Later) => return self.unreserve(sqid),
             Ok(Reply::Now(result)) => (result, Status::SUCCESS),
             Err(status) => {
-                let lba = if sqid == 0 { 0 } else { entry.slba() };
+                let named = if sqid == 0 { 0 } else { entry.slba() };
+                let lba = self.failed_lba.take().unwrap_or(named);
                 (
                     0,
                     self.log_error(sqid, entry.cid(), status, entry.nsid(), lba),

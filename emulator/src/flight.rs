@@ -4,6 +4,7 @@ use crate::backend::Operation;
 use crate::command::Entry;
 use crate::fault::OnAbort;
 use crate::interpose::Bend;
+use crate::namespaces::BROADCAST;
 use crate::prp::Extent;
 use nvme_vfio_queues::Status;
 
@@ -54,6 +55,25 @@ pub(crate) struct Flight {
     pub(crate) number: u64,
 }
 
+impl Flight {
+    /// Whether more of the command may be left when this ends.
+    #[inline]
+    pub(crate) fn may_go_on(&self) -> bool {
+        matches!(
+            self.operation,
+            Operation::Deallocate | Operation::Copy { .. }
+        )
+    }
+
+    /// Whether it reads or changes this namespace.
+    fn touches(&self, nsid: u32) -> bool {
+        match self.operation {
+            Operation::Copy { namespace, .. } => namespace == nsid || self.nsid == nsid,
+            _ => self.nsid == nsid || self.nsid == BROADCAST,
+        }
+    }
+}
+
 /// The commands that are with the back end, by tag.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
@@ -101,6 +121,14 @@ impl Flights {
     pub(crate) fn clear(&mut self) {
         self.slots.clear();
         self.free.clear();
+    }
+
+    /// Whether any of them reads or changes this namespace.
+    pub(crate) fn any_on(&self, nsid: u32) -> bool {
+        self.slots
+            .iter()
+            .flatten()
+            .any(|flight| flight.touches(nsid))
     }
 
     #[inline]

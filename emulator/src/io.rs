@@ -1,4 +1,11 @@
 //! The NVM command set (NVM command set specification 1.0, 3): what is checked here and then handed to the back end.
+//!
+//! Here are the commands that move data, which every program's speed hangs on; the others are one call away.
+
+mod blocks;
+mod parts;
+
+pub(crate) use parts::{Job, landed};
 
 use nvme_vfio_dma::Access;
 use nvme_vfio_queues::Status;
@@ -9,17 +16,40 @@ use crate::controller::Core;
 use crate::execute::{Reply, Run};
 use crate::flight::Flight;
 use crate::iommu::{DeviceMemory, DmaOrigin, FaultingCommand, Segment};
-use crate::namespaces::{BROADCAST, Named};
+use crate::namespaces::{Named, Namespace};
 use crate::prp::{self, Extent};
 
 pub(crate) const FLUSH: u8 = 0x00;
 pub(crate) const WRITE: u8 = 0x01;
 pub(crate) const READ: u8 = 0x02;
+pub(crate) const WRITE_UNCORRECTABLE: u8 = 0x04;
 pub(crate) const COMPARE: u8 = 0x05;
 pub(crate) const WRITE_ZEROES: u8 = 0x08;
+pub(crate) const DATASET_MANAGEMENT: u8 = 0x09;
+pub(crate) const VERIFY: u8 = 0x0c;
+pub(crate) const COPY: u8 = 0x19;
 
 /// The opcodes that this module implements.
-pub(crate) const OPCODES: [u8; 5] = [FLUSH, WRITE, READ, COMPARE, WRITE_ZEROES];
+pub(crate) const OPCODES: [u8; 9] = [
+    FLUSH,
+    WRITE,
+    READ,
+    WRITE_UNCORRECTABLE,
+    COMPARE,
+    WRITE_ZEROES,
+    DATASET_MANAGEMENT,
+    VERIFY,
+    COPY,
+];
+
+/// Those that change what blocks hold.
+pub(crate) const CHANGING: [u8; 5] = [
+    WRITE,
+    WRITE_UNCORRECTABLE,
+    WRITE_ZEROES,
+    DATASET_MANAGEMENT,
+    COPY,
+];
 
 /// What a checked command does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -33,82 +63,51 @@ struct Plan {
 }
 
 impl Plan {
-    /// Which access the command's data needs; `None` when it has no data.
-    fn access(&self) -> Option<Access> {
+    /// Which access the command's data needs.
+    fn access(&self) -> Access {
         match self.operation {
-            Operation::Read => Some(Access::DEVICE_WRITE),
-            Operation::Write | Operation::Compare => Some(Access::DEVICE_READ),
-            _ => None,
+            Operation::Read => Access::DEVICE_WRITE,
+            _ => Access::DEVICE_READ,
         }
     }
 }
 
-/// Checks all of a command but its memory.
-fn plan(core: &mut Core, entry: &Entry) -> Result<Plan, Status> {
-    let operation = match entry.opcode() {
-        FLUSH => Operation::Flush,
-        WRITE => Operation::Write,
-        READ => Operation::Read,
-        COMPARE => Operation::Compare,
-        WRITE_ZEROES => Operation::WriteZeroes,
-        opcode => {
-            tracing::debug!(
-                opcode,
-                cid = entry.cid(),
-                "I/O command that is not implemented"
-            );
-            core.statistics.unsupported_commands += 1;
-            return Err(Status::INVALID_OPCODE.with_dnr());
-        }
-    };
+/// The blocks that a command names, all of them inside an attached namespace.
+fn range<'a>(core: &'a Core, entry: &Entry) -> Result<(&'a Namespace, u64, u64), Status> {
     let nsid = entry.nsid();
-    if operation == Operation::Flush && nsid == BROADCAST && core.config.vwc {
-        return Ok(Plan {
-            operation,
-            namespace: 0,
-            offset: 0,
-            length: 0,
-            force_unit_access: false,
-        });
-    }
     let Some(namespace) = core.namespaces.active(nsid) else {
         return Err(inactive(core, nsid));
     };
-    if operation == Operation::Flush {
-        return Ok(Plan {
-            operation,
-            namespace: nsid,
-            offset: 0,
-            length: 0,
-            force_unit_access: false,
-        });
-    }
+    Ok((namespace, entry.slba(), u64::from(entry.blocks())))
+}
+
+/// Checks all of a Read, Write or Compare but its memory. Limited Retry, the protection information field, the storage tag check, the
+/// dataset management field and the tags say nothing about a namespace without protection information.
+fn plan(core: &Core, entry: &Entry) -> Result<Plan, Status> {
+    let operation = match entry.opcode() {
+        READ => Operation::Read,
+        WRITE => Operation::Write,
+        _ => Operation::Compare,
+    };
+    let (namespace, slba, blocks) = range(core, entry)?;
     let dword12 = entry.dword(12);
-    let (slba, blocks) = (entry.slba(), u64::from(entry.blocks()));
     let length = blocks << namespace.shift;
-    // Write Zeroes moves no data, so MDTS does not bound it.
-    if operation != Operation::WriteZeroes && length > core.config.transfer_max() {
+    if length > core.config.transfer_max() {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    // Directives are not offered, so a directive type is an illegal value. In Write Zeroes the field is a bit shorter.
-    let directive = match operation {
-        Operation::Write => dword12 >> 20 & 0xf,
-        Operation::WriteZeroes => dword12 >> 20 & 0x7,
-        _ => 0,
-    };
-    if directive != 0 {
+    // Directives are not offered, so a directive type is an illegal value.
+    if operation == Operation::Write && dword12 >> 20 & 0xf != 0 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     if !namespace.holds(slba, blocks) {
         return Err(Status::LBA_OUT_OF_RANGE.with_dnr());
     }
-    let force_unit_access = dword12 & 1 << 30 != 0;
     Ok(Plan {
         operation,
-        namespace: nsid,
+        namespace: namespace.nsid,
         offset: slba << namespace.shift,
         length,
-        force_unit_access,
+        force_unit_access: dword12 & 1 << 30 != 0,
     })
 }
 
@@ -136,12 +135,10 @@ pub(crate) fn extents(
     entry: &Entry,
     memory: &DeviceMemory<'_>,
 ) -> Option<Vec<Extent>> {
-    let unsupported = core.statistics.unsupported_commands;
-    let plan = plan(core, entry);
-    // The command will be counted when it runs.
-    core.statistics.unsupported_commands = unsupported;
-    let plan = plan.ok()?;
-    plan.access()?;
+    if !matches!(entry.opcode(), READ | WRITE | COMPARE) {
+        return None;
+    }
+    let plan = plan(core, entry).ok()?;
     let mut extents = Vec::new();
     prp::walk(
         entry,
@@ -186,40 +183,80 @@ pub(crate) fn start(
     run: Run,
     memory: &DeviceMemory<'_>,
 ) -> Result<Reply, Status> {
+    if !matches!(entry.opcode(), READ | WRITE | COMPARE) {
+        return others(core, sqid, entry, run.silent, memory);
+    }
     let plan = plan(core, entry)?;
+    let marked = core
+        .namespaces
+        .active(plan.namespace)
+        .is_some_and(Namespace::marked);
+    if marked {
+        readable(core, &plan, entry)?;
+    }
     let first = core.scratch.segments.len();
-    if let Some(access) = plan.access() {
-        let command = faulting(sqid, entry);
-        let page = core.page();
-        let scratch = &mut core.scratch;
-        let found = match &run.extents {
-            Some(extents) => translate(extents, access, memory, command, &mut scratch.segments),
-            None => {
-                scratch.extents.clear();
-                prp::walk(
-                    entry,
-                    plan.length,
-                    page,
-                    memory,
-                    command,
-                    &mut scratch.extents,
-                )
-                .and_then(|()| {
-                    translate(
-                        &scratch.extents,
-                        access,
-                        memory,
-                        command,
-                        &mut scratch.segments,
-                    )
-                })
-            }
-        };
-        if let Err(status) = found {
-            scratch.segments.truncate(first);
-            return Err(status);
+    let command = faulting(sqid, entry);
+    let page = core.page();
+    let scratch = &mut core.scratch;
+    let (access, segments) = (plan.access(), &mut scratch.segments);
+    let found = match &run.extents {
+        Some(extents) => translate(extents, access, memory, command, segments),
+        None => {
+            let extents = &mut scratch.extents;
+            extents.clear();
+            prp::walk(entry, plan.length, page, memory, command, extents)
+                .and_then(|()| translate(extents, access, memory, command, segments))
+        }
+    };
+    if let Err(status) = found {
+        scratch.segments.truncate(first);
+        return Err(status);
+    }
+    if marked && plan.operation == Operation::Write {
+        let blocks = u64::from(entry.blocks());
+        if let Some(namespace) = core.namespaces.get_mut(plan.namespace) {
+            namespace.uncorrectable.remove(entry.slba(), blocks);
         }
     }
+    submit(core, sqid, entry, &plan, run.silent, first);
+    Ok(Reply::Backend)
+}
+
+/// Whether a namespace that is being formatted, or has blocks that cannot be read, lets the command run.
+#[cold]
+fn readable(core: &mut Core, plan: &Plan, entry: &Entry) -> Result<(), Status> {
+    let Some(namespace) = core.namespaces.active(plan.namespace) else {
+        return Ok(());
+    };
+    if namespace.busy {
+        return Err(Status::FORMAT_IN_PROGRESS);
+    }
+    if plan.operation == Operation::Write {
+        return Ok(());
+    }
+    let (slba, blocks) = (entry.slba(), u64::from(entry.blocks()));
+    let Some(lba) = namespace.uncorrectable.first_of(slba, blocks) else {
+        return Ok(());
+    };
+    Err(unrecovered(core, lba))
+}
+
+/// A block cannot be read: counted, and named in the error log.
+fn unrecovered(core: &mut Core, lba: u64) -> Status {
+    core.logs.media_error();
+    core.failed_lba = Some(lba);
+    Status::UNRECOVERED_READ_ERROR
+}
+
+/// Hands a checked command over; its segments are those of the batch from `first` on. Its tag.
+fn submit(
+    core: &mut Core,
+    sqid: u16,
+    entry: &Entry,
+    plan: &Plan,
+    silent: bool,
+    first: usize,
+) -> u32 {
     if let Some(queue) = core.submission(sqid) {
         queue.in_flight += 1;
     }
@@ -230,7 +267,7 @@ pub(crate) fn start(
         nsid: entry.nsid(),
         lba: entry.slba(),
         bytes: plan.length,
-        silent: run.silent,
+        silent,
         number: 0,
     });
     core.scratch.requests.push(Request {
@@ -242,5 +279,72 @@ pub(crate) fn start(
         segments: first as u32..core.scratch.segments.len() as u32,
         force_unit_access: plan.force_unit_access,
     });
-    Ok(Reply::Backend)
+    tag
+}
+
+/// The commands that move no data of blocks.
+#[inline(never)]
+fn others(
+    core: &mut Core,
+    sqid: u16,
+    entry: &Entry,
+    silent: bool,
+    memory: &DeviceMemory<'_>,
+) -> Result<Reply, Status> {
+    match entry.opcode() {
+        FLUSH => blocks::flush(core, sqid, entry, silent),
+        WRITE_UNCORRECTABLE => blocks::write_uncorrectable(core, entry),
+        WRITE_ZEROES => blocks::write_zeroes(core, sqid, entry, silent),
+        VERIFY => blocks::verify(core, sqid, entry, silent),
+        DATASET_MANAGEMENT => parts::dataset_management(core, sqid, entry, silent, memory),
+        COPY => parts::copy(core, sqid, entry, silent, memory),
+        opcode => {
+            tracing::debug!(
+                opcode,
+                cid = entry.cid(),
+                "I/O command that is not implemented"
+            );
+            core.statistics.unsupported_commands += 1;
+            Err(Status::INVALID_OPCODE.with_dnr())
+        }
+    }
+}
+
+/// Fetches `length` bytes of data that describe the command, such as its ranges.
+pub(crate) fn receive(
+    core: &Core,
+    sqid: u16,
+    entry: &Entry,
+    length: usize,
+    memory: &DeviceMemory<'_>,
+) -> Result<Vec<u8>, Status> {
+    let command = faulting(sqid, entry);
+    let mut extents = Vec::new();
+    prp::walk(
+        entry,
+        length as u64,
+        core.page(),
+        memory,
+        command,
+        &mut extents,
+    )?;
+    let mut segments = Vec::new();
+    translate(
+        &extents,
+        Access::DEVICE_READ,
+        memory,
+        command,
+        &mut segments,
+    )?;
+    let mut bytes = vec![0; length];
+    let mut rest = bytes.as_mut_slice();
+    for segment in &segments {
+        let count = rest.len().min(segment.length as usize);
+        let (now, later) = rest.split_at_mut(count);
+        memory
+            .read(segment, 0, now)
+            .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+        rest = later;
+    }
+    Ok(bytes)
 }

@@ -13,6 +13,8 @@ pub(crate) const BROADCAST: u32 = 0xffff_ffff;
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
     pub(crate) nsid: u32,
+    /// NVMCAP.
+    pub(crate) bytes: u64,
     /// NSZE: logical blocks.
     pub(crate) blocks: u64,
     /// LBADS: a logical block has `1 << shift` bytes.
@@ -34,6 +36,7 @@ impl Namespace {
         let shift = lba.trailing_zeros() as u8;
         Namespace {
             nsid,
+            bytes,
             blocks: bytes >> shift,
             shift,
             format: lba_format(lba).unwrap_or(0),
@@ -44,9 +47,10 @@ impl Namespace {
         }
     }
 
-    /// NVMCAP: bytes.
-    pub(crate) fn bytes(&self) -> u64 {
-        self.blocks << self.shift
+    /// Whether commands have to look closer: it is busy, or has blocks that cannot be read.
+    #[inline]
+    pub(crate) fn marked(&self) -> bool {
+        self.busy || !self.uncorrectable.is_empty()
     }
 
     /// Whether `count` blocks from `first` on are all inside.
@@ -140,7 +144,7 @@ impl Namespaces {
     /// UNVMCAP, in bytes.
     pub(crate) fn unallocated(&self) -> u64 {
         let taken = self.all().fold(0u64, |taken, namespace| {
-            taken.saturating_add(namespace.bytes())
+            taken.saturating_add(namespace.bytes)
         });
         self.capacity.saturating_sub(taken)
     }
@@ -152,11 +156,10 @@ impl Namespaces {
     }
 
     /// Allocates a namespace with a free identifier; it is not attached.
-    pub(crate) fn create(&mut self, nsid: u32, blocks: u64, format: u8) {
+    pub(crate) fn create(&mut self, nsid: u32, bytes: u64, format: u8) {
         let lba = LBA_FORMATS.get(usize::from(format)).copied().unwrap_or(512);
         if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
             self.created = self.created.wrapping_add(1);
-            let bytes = blocks << lba.trailing_zeros();
             *slot = Some(Namespace::new(nsid, bytes, lba, false, self.created));
         }
     }
@@ -167,12 +170,12 @@ impl Namespaces {
         }
     }
 
-    /// Gives a namespace another LBA format; its bytes stay as many as whole blocks of it allow.
+    /// Gives a namespace an LBA format, with nothing wrong with any block; it has as many as its bytes allow.
     pub(crate) fn reformat(&mut self, nsid: u32, format: u8) {
         if let Some(namespace) = self.get_mut(nsid)
             && let Some(lba) = LBA_FORMATS.get(usize::from(format))
         {
-            let (bytes, attached) = (namespace.bytes(), namespace.attached);
+            let (bytes, attached) = (namespace.bytes, namespace.attached);
             *namespace = Namespace::new(nsid, bytes, *lba, attached, namespace.generation);
         }
     }

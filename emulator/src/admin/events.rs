@@ -44,6 +44,13 @@ impl Event {
         log: log::SMART,
     };
 
+    /// What a namespace is like, or which are attached, has changed.
+    pub(crate) const NAMESPACE_ATTRIBUTE: Event = Event {
+        kind: 2,
+        information: 0,
+        log: log::CHANGED_NAMESPACES,
+    };
+
     fn dword(self) -> u32 {
         u32::from(self.kind) | u32::from(self.information) << 8 | u32::from(self.log) << 16
     }
@@ -90,6 +97,7 @@ impl Events {
         match log {
             log::ERROR => self.masked &= !1,
             log::SMART => self.masked &= !2,
+            log::CHANGED_NAMESPACES => self.masked &= !4,
             _ => {}
         }
     }

@@ -1,4 +1,11 @@
 //! Get Features and Set Features.
+//!
+//! Every feature has a default, a saved and a current value. A reset brings the saved one back, which is the default until
+//! something was saved; it lasts as long as the controller.
+
+mod data;
+
+pub(crate) use data::restart;
 
 use nvme_vfio_queues::Status;
 
@@ -7,7 +14,8 @@ use crate::command::Entry;
 use crate::config::Config;
 use crate::controller::Core;
 use crate::execute::Reply;
-use crate::namespaces::Namespaces;
+use crate::iommu::DeviceMemory;
+use crate::namespaces::{BROADCAST, Named};
 
 const ARBITRATION: u8 = 0x01;
 const POWER_MANAGEMENT: u8 = 0x02;
@@ -19,19 +27,25 @@ const INTERRUPT_COALESCING: u8 = 0x08;
 const INTERRUPT_VECTOR: u8 = 0x09;
 const WRITE_ATOMICITY: u8 = 0x0a;
 const EVENT_CONFIGURATION: u8 = 0x0b;
+const TIMESTAMP: u8 = 0x0e;
+const HOST_BEHAVIOR: u8 = 0x16;
+
+/// Namespace Attribute Notices in the event configuration.
+const NAMESPACE_NOTICES: u32 = 1 << 8;
 
 /// Composite temperature in kelvin: it never changes.
 pub(super) const TEMPERATURE: u16 = 310;
 /// WCTEMP of Identify Controller in kelvin, the default of the over-temperature threshold.
 pub(super) const WARNING_TEMPERATURE: u16 = 343;
 
-/// The values of the features. A controller reset brings the defaults back.
-#[derive(Debug)]
+/// The values of the features.
+#[derive(Clone, Debug)]
 pub(crate) struct Features {
     arbitration: u32,
     power_state: u32,
     over_temperature: u16,
     under_temperature: u16,
+    /// By namespace identifier less one.
     error_recovery: Vec<u32>,
     write_cache: bool,
     coalescing: u32,
@@ -43,6 +57,7 @@ pub(crate) struct Features {
     pairs: u16,
     /// Dword 0 that Set Features for the number of queues answered.
     queues: u32,
+    data: data::Data,
 }
 
 impl Features {
@@ -61,7 +76,13 @@ impl Features {
             events: 0,
             pairs: config.queues,
             queues: most << 16 | most,
+            data: data::Data::default(),
         }
+    }
+
+    /// CDFE of Host Behavior Support: the copy descriptor formats beyond 0 and 1 that the host knows.
+    pub(crate) fn copy_formats(&self) -> u16 {
+        self.data.copy_formats()
     }
 
     /// How many I/O queue pairs may be created.
@@ -74,15 +95,21 @@ impl Features {
         TEMPERATURE >= self.over_temperature || TEMPERATURE <= self.under_temperature
     }
 
+    /// Whether the host wants to be told of changed namespaces.
+    pub(super) fn namespace_notices(&self) -> bool {
+        self.events & NAMESPACE_NOTICES != 0
+    }
+
+    /// A namespace with this identifier was created: it begins with the defaults.
+    pub(super) fn forget_namespace(&mut self, nsid: u32) {
+        let place = (nsid as usize).wrapping_sub(1);
+        if let Some(recovery) = self.error_recovery.get_mut(place) {
+            *recovery = 0;
+        }
+    }
+
     /// The value of a feature; dword 11 and NSID choose among several.
-    fn value(
-        &self,
-        config: &Config,
-        namespaces: &Namespaces,
-        feature: u8,
-        dword11: u32,
-        nsid: u32,
-    ) -> Result<u32, Status> {
+    fn value(&self, feature: u8, dword11: u32, nsid: u32) -> Result<u32, Status> {
         let invalid = Status::INVALID_FIELD.with_dnr();
         Ok(match feature {
             ARBITRATION => self.arbitration,
@@ -94,13 +121,10 @@ impl Features {
                 _ => return Err(invalid),
             },
             ERROR_RECOVERY => {
-                if namespaces.active(nsid).is_none() {
-                    return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
-                }
                 let place = (nsid as usize).wrapping_sub(1);
                 self.error_recovery.get(place).copied().ok_or(invalid)?
             }
-            VOLATILE_WRITE_CACHE if config.vwc => u32::from(self.write_cache),
+            VOLATILE_WRITE_CACHE => u32::from(self.write_cache),
             NUMBER_OF_QUEUES => self.queues,
             INTERRUPT_COALESCING => self.coalescing,
             INTERRUPT_VECTOR => {
@@ -113,85 +137,144 @@ impl Features {
             _ => return Err(invalid),
         })
     }
+
+    /// Sets a feature whose value is dword 11, which was checked to be there.
+    fn change(&mut self, feature: u8, value: u32, nsid: u32) -> Result<(), Status> {
+        let invalid = Status::INVALID_FIELD.with_dnr();
+        match feature {
+            ARBITRATION => self.arbitration = value & 0xffff_ff07,
+            POWER_MANAGEMENT => {
+                // There is one power state.
+                if value & 0x1f != 0 {
+                    return Err(invalid);
+                }
+                self.power_state = value & 0xff;
+            }
+            TEMPERATURE_THRESHOLD => {
+                let threshold = value as u16;
+                match (value >> 16 & 0xf, value >> 20 & 0b11) {
+                    (0 | 0xf, 0) => self.over_temperature = threshold,
+                    (0 | 0xf, 1) => self.under_temperature = threshold,
+                    _ => return Err(invalid),
+                }
+            }
+            ERROR_RECOVERY => {
+                // Bit 16 asks for an error on deallocated blocks, which NSFEAT does not offer.
+                if value & 1 << 16 != 0 {
+                    return Err(invalid);
+                }
+                let place = (nsid as usize).checked_sub(1);
+                for (index, recovery) in self.error_recovery.iter_mut().enumerate() {
+                    if nsid == BROADCAST || place == Some(index) {
+                        *recovery = value & 0xffff;
+                    }
+                }
+            }
+            VOLATILE_WRITE_CACHE => self.write_cache = value & 1 != 0,
+            INTERRUPT_COALESCING => self.coalescing = value & 0xffff,
+            INTERRUPT_VECTOR => {
+                let vector = self.vectors.get_mut((value & 0xffff) as usize);
+                *vector.ok_or(invalid)? = value & 1 << 16 != 0;
+            }
+            WRITE_ATOMICITY => self.write_atomicity = value & 1,
+            // Critical warnings, and the notices that OAES offers.
+            EVENT_CONFIGURATION => self.events = value & (0xff | NAMESPACE_NOTICES),
+            _ => return Err(invalid),
+        }
+        Ok(())
+    }
 }
 
-pub(super) fn get(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
+/// Whether there is such a feature.
+fn known(core: &Core, feature: u8) -> bool {
+    match feature {
+        VOLATILE_WRITE_CACHE => core.config.vwc,
+        ARBITRATION | POWER_MANAGEMENT | TEMPERATURE_THRESHOLD | ERROR_RECOVERY => true,
+        NUMBER_OF_QUEUES..=EVENT_CONFIGURATION | TIMESTAMP | HOST_BEHAVIOR => true,
+        _ => false,
+    }
+}
+
+fn saveable(feature: u8) -> bool {
+    !matches!(feature, NUMBER_OF_QUEUES | TIMESTAMP | HOST_BEHAVIOR)
+}
+
+/// The namespace of a feature that each namespace has its own of.
+fn own_namespace(core: &Core, nsid: u32) -> Result<(), Status> {
+    match core.namespaces.named(nsid) {
+        Named::Active(_) => Ok(()),
+        _ => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+    }
+}
+
+pub(super) fn get(
+    core: &mut Core,
+    entry: &Entry,
+    memory: &DeviceMemory<'_>,
+) -> Result<Reply, Status> {
     let (feature, select) = (entry.dword(10) as u8, entry.dword(10) >> 8 & 0b111);
     let (dword11, nsid) = (entry.dword(11), entry.nsid());
-    let value_of = |features: &Features| {
-        features.value(&core.config, &core.namespaces, feature, dword11, nsid)
-    };
-    let current = value_of(&core.features)?;
+    if !known(core, feature) || select > 3 {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    if feature == ERROR_RECOVERY {
+        own_namespace(core, nsid)?;
+    }
+    if select == 3 {
+        // Supported capabilities: changeable, belongs to a namespace, saveable.
+        let own = u32::from(feature == ERROR_RECOVERY) << 1;
+        return Ok(Reply::Now(1 << 2 | own | u32::from(saveable(feature))));
+    }
+    if matches!(feature, TIMESTAMP | HOST_BEHAVIOR) {
+        return data::get(core, entry, feature, select == 0, memory);
+    }
     let value = match select {
-        0 => current,
-        // Nothing is saveable, and then the saved value is the default.
-        1 | 2 => value_of(&Features::new(&core.config))?,
-        // Supported capabilities: changeable (bit 2); error recovery belongs to a namespace (bit 1).
-        3 => 1 << 2 | u32::from(feature == ERROR_RECOVERY) << 1,
-        _ => return Err(Status::INVALID_FIELD.with_dnr()),
+        0 => core.features.value(feature, dword11, nsid)?,
+        1 => Features::new(&core.config).value(feature, dword11, nsid)?,
+        _ => core.saved.value(feature, dword11, nsid)?,
     };
     Ok(Reply::Now(value))
 }
 
-pub(super) fn set(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
-    let invalid = Status::INVALID_FIELD.with_dnr();
+pub(super) fn set(
+    core: &mut Core,
+    entry: &Entry,
+    memory: &DeviceMemory<'_>,
+) -> Result<Reply, Status> {
     let (feature, save) = (entry.dword(10) as u8, entry.dword(10) >> 31 != 0);
-    let value = entry.dword(11);
-    // Whether the feature exists comes first, then whether it can be saved.
-    let broadcast = feature == ERROR_RECOVERY && entry.nsid() == 0xffff_ffff;
-    if !broadcast && feature != TEMPERATURE_THRESHOLD {
-        core.features
-            .value(&core.config, &core.namespaces, feature, value, entry.nsid())?;
+    let (value, nsid) = (entry.dword(11), entry.nsid());
+    // Whether the feature exists comes first, then whether it can be saved, then whose it is.
+    if !known(core, feature) {
+        return Err(Status::INVALID_FIELD.with_dnr());
     }
-    if save {
+    if save && !saveable(feature) {
         return Err(Status::FEATURE_IDENTIFIER_NOT_SAVEABLE.with_dnr());
     }
-    let features = &mut core.features;
+    if feature == ERROR_RECOVERY {
+        if nsid != BROADCAST {
+            own_namespace(core, nsid)?;
+        }
+    } else if nsid != 0 && nsid != BROADCAST {
+        return Err(match core.namespaces.named(nsid) {
+            Named::Invalid => Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr(),
+            _ => Status::FEATURE_NOT_NAMESPACE_SPECIFIC.with_dnr(),
+        });
+    }
     match feature {
-        ARBITRATION => features.arbitration = value & 0xffff_ff07,
-        POWER_MANAGEMENT => {
-            // There is one power state.
-            if value & 0x1f != 0 {
-                return Err(invalid);
-            }
-            features.power_state = value & 0xff;
-        }
-        TEMPERATURE_THRESHOLD => {
-            let threshold = value as u16;
-            match (value >> 16 & 0xf, value >> 20 & 0b11) {
-                (0 | 0xf, 0) => features.over_temperature = threshold,
-                (0 | 0xf, 1) => features.under_temperature = threshold,
-                _ => return Err(invalid),
-            }
-            // Bit 1 of the event configuration asks for the event.
-            if features.temperature_warning() && features.events & 1 << 1 != 0 {
-                core.events.raise(Event::TEMPERATURE);
-            }
-        }
-        ERROR_RECOVERY => {
-            // Bit 16 asks for an error on deallocated blocks, which DLFEAT rules out.
-            if value & 1 << 16 != 0 {
-                return Err(invalid);
-            }
-            let place = (entry.nsid() as usize).checked_sub(1);
-            for (index, recovery) in features.error_recovery.iter_mut().enumerate() {
-                if broadcast || place == Some(index) {
-                    *recovery = value & 0xffff;
-                }
-            }
-        }
-        VOLATILE_WRITE_CACHE => features.write_cache = value & 1 != 0,
         NUMBER_OF_QUEUES => return number_of_queues(core, value),
-        INTERRUPT_COALESCING => features.coalescing = value & 0xffff,
-        INTERRUPT_VECTOR => {
-            if let Some(vector) = features.vectors.get_mut((value & 0xffff) as usize) {
-                *vector = value & 1 << 16 != 0;
-            }
-        }
-        WRITE_ATOMICITY => features.write_atomicity = value & 1,
-        // Critical warnings only; notices are not offered by OAES.
-        EVENT_CONFIGURATION => features.events = value & 0xff,
-        _ => return Err(invalid),
+        TIMESTAMP | HOST_BEHAVIOR => return data::set(core, entry, feature, memory),
+        _ => core.features.change(feature, value, nsid)?,
+    }
+    if save {
+        core.saved.change(feature, value, nsid)?;
+    }
+    // Bit 1 of the event configuration asks for the event.
+    let features = &core.features;
+    if feature == TEMPERATURE_THRESHOLD
+        && features.temperature_warning()
+        && features.events & 1 << 1 != 0
+    {
+        core.events.raise(Event::TEMPERATURE);
     }
     Ok(Reply::Now(0))
 }

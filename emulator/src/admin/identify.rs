@@ -4,6 +4,7 @@ use nvme_vfio_queues::Status;
 
 use super::events::REQUEST_LIMIT;
 use super::features::WARNING_TEMPERATURE;
+use super::firmware::SLOTS;
 use super::log::ERROR_ENTRIES;
 use super::send;
 use crate::command::Entry;
@@ -12,7 +13,7 @@ use crate::config_space::VENDOR;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
-use crate::namespaces::Namespace;
+use crate::namespaces::{BROADCAST, Named, Namespace};
 use crate::registers::VERSION;
 
 const NAMESPACE: u8 = 0x00;
@@ -21,7 +22,18 @@ const ACTIVE_NAMESPACES: u8 = 0x02;
 const NAMESPACE_DESCRIPTORS: u8 = 0x03;
 const COMMAND_SET_NAMESPACE: u8 = 0x05;
 const COMMAND_SET_CONTROLLER: u8 = 0x06;
+const COMMAND_SET_ACTIVE_NAMESPACES: u8 = 0x07;
 const INDEPENDENT_NAMESPACE: u8 = 0x08;
+const ALLOCATED_NAMESPACES: u8 = 0x10;
+const ALLOCATED_NAMESPACE: u8 = 0x11;
+const ATTACHED_CONTROLLERS: u8 = 0x12;
+const CONTROLLERS: u8 = 0x13;
+const COMMAND_SET_ALLOCATED_NAMESPACES: u8 = 0x1a;
+const COMMAND_SET_ALLOCATED_NAMESPACE: u8 = 0x1b;
+const COMMAND_SETS: u8 = 0x1c;
+
+/// CNTLID: there is one controller.
+pub(super) const CONTROLLER_ID: u16 = 1;
 
 struct Page([u8; 4096]);
 
@@ -47,29 +59,44 @@ impl Page {
     }
 }
 
-fn controller(config: &Config) -> Page {
+fn controller(core: &Core) -> Page {
+    let config = &core.config;
     let mut page = Page::new();
     page.put(0, &VENDOR.to_le_bytes());
     page.put(2, &VENDOR.to_le_bytes());
     page.text(4, 20, &config.serial);
     page.text(24, 40, &config.model);
-    page.text(64, 8, &config.firmware);
+    page.put(64, &core.firmware.revision());
     page.put(77, &[config.mdts]);
-    page.put(78, &1u16.to_le_bytes()); // CNTLID
+    page.put(78, &CONTROLLER_ID.to_le_bytes());
     page.put(80, &VERSION.to_le_bytes());
+    page.put(92, &(1u32 << 8).to_le_bytes()); // OAES: Namespace Attribute Notices
     page.put(111, &[1]); // an I/O controller
+    // OACS: Format NVM, firmware, Namespace Management.
+    page.put(256, &(1u16 << 1 | 1 << 2 | 1 << 3).to_le_bytes());
     page.put(258, &[3]); // ACL: four Aborts at once
     page.put(259, &[REQUEST_LIMIT]);
-    page.put(260, &[0b011]); // FRMW: one slot, read-only
+    // FRMW: how many slots, the first read-only, activation without a reset.
+    page.put(260, &[1 << 4 | SLOTS << 1 | 1]);
     page.put(261, &[0b110]); // LPA: commands supported and effects, extended data
     page.put(262, &[ERROR_ENTRIES]);
     page.put(266, &WARNING_TEMPERATURE.to_le_bytes());
     page.put(268, &(WARNING_TEMPERATURE + 10).to_le_bytes()); // CCTEMP
+    page.put(280, &u128::from(core.namespaces.capacity()).to_le_bytes()); // TNVMCAP
+    page.put(
+        296,
+        &u128::from(core.namespaces.unallocated()).to_le_bytes(),
+    ); // UNVMCAP
+    page.put(319, &[0xff]); // FWUG: no restriction
     page.put(512, &[0x66, 0x44]); // SQES, CQES: 64 and 16 bytes
-    page.put(516, &config.nn().to_le_bytes());
-    page.put(520, &0b1_1001u16.to_le_bytes()); // ONCS: Compare, Write Zeroes, save and select in features
+    page.put(516, &core.namespaces.highest().to_le_bytes());
+    // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, save and select in features, Timestamp, Verify, Copy,
+    // Namespace Zeroes.
+    page.put(520, &0b1_0001_1101_1111u16.to_le_bytes());
+    page.put(524, &[1 << 2]); // FNA: cryptographic erase; a format is of one namespace, or of all by FFFFFFFFh
     // VWC: Flush with NSID FFFFFFFFh is supported where there is a cache.
     page.put(525, &[if config.vwc { 0b111 } else { 0 }]);
+    page.put(534, &0b1111u16.to_le_bytes()); // OCFS: copy descriptor formats 0 to 3
     let subsystem = format!(
         "nqn.2014-08.org.nvmexpress:nvme-vfio:{}",
         config.serial.trim()
@@ -79,8 +106,18 @@ fn controller(config: &Config) -> Page {
     page
 }
 
+/// What the NVM command set adds to the controller: the limits of its commands.
+fn command_set_controller(config: &Config) -> Page {
+    let mut page = Page::new();
+    let limits = &config.limits;
+    page.put(0, &[limits.vsl, limits.wzsl, limits.wusl, limits.dmrl]);
+    page.put(4, &limits.dmrsl.to_le_bytes());
+    page.put(8, &limits.dmsl.to_le_bytes());
+    page
+}
+
 /// A namespace's globally unique identifiers, made from the serial number: EUI64 and NGUID.
-fn identifiers(config: &Config, nsid: u32) -> ([u8; 8], [u8; 16]) {
+fn identifiers(config: &Config, namespace: &Namespace) -> ([u8; 8], [u8; 16]) {
     // FNV-1a, so that the same configuration always has the same identifiers.
     let hash = config
         .serial
@@ -88,36 +125,47 @@ fn identifiers(config: &Config, nsid: u32) -> ([u8; 8], [u8; 16]) {
         .fold(0xcbf2_9ce4_8422_2325u64, |hash, byte| {
             (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3)
         });
-    let eui = hash.wrapping_add(u64::from(nsid)).to_be_bytes();
+    let (nsid, generation) = (namespace.nsid, namespace.generation);
+    let own = u64::from(generation) << 32 | u64::from(nsid);
+    let eui = hash.wrapping_add(own).to_be_bytes();
     let mut nguid = [0; 16];
     nguid[..8].copy_from_slice(&hash.to_be_bytes());
-    nguid[12..].copy_from_slice(&nsid.to_be_bytes());
+    nguid[8..].copy_from_slice(&own.to_be_bytes());
     (eui, nguid)
 }
 
-fn namespace(config: &Config, namespace: &Namespace) -> Page {
+/// What all namespaces have in common.
+fn common(config: &Config) -> Page {
     let mut page = Page::new();
-    let nsid = namespace.nsid;
-    let blocks = namespace.blocks.to_le_bytes();
-    page.put(0, &blocks); // NSZE
-    page.put(8, &blocks); // NCAP
-    page.put(16, &blocks); // NUSE
     page.put(25, &[LBA_FORMATS.len() as u8 - 1]); // NLBAF
-    page.put(26, &[namespace.format]); // FLBAS
-    page.put(33, &[0b001]); // DLFEAT: deallocated blocks read as zeroes
-    page.put(48, &u128::from(namespace.bytes()).to_le_bytes()); // NVMCAP
-    let (eui, nguid) = identifiers(config, nsid);
-    page.put(104, &nguid);
-    page.put(120, &eui);
+    page.put(33, &[0b1001]); // DLFEAT: Write Zeroes can deallocate, deallocated blocks read as zeroes
+    let limits = &config.limits;
+    page.put(74, &limits.mssrl.to_le_bytes());
+    page.put(76, &limits.mcl.to_le_bytes());
+    page.put(80, &[limits.msrc]);
     for (index, lba) in LBA_FORMATS.iter().enumerate() {
         page.put(128 + 4 * index + 2, &[lba.trailing_zeros() as u8]); // LBADS
     }
     page
 }
 
-fn descriptors(config: &Config, nsid: u32) -> Page {
+fn namespace(config: &Config, namespace: &Namespace) -> Page {
+    let mut page = common(config);
+    let blocks = namespace.blocks.to_le_bytes();
+    page.put(0, &blocks); // NSZE
+    page.put(8, &blocks); // NCAP
+    page.put(16, &blocks); // NUSE
+    page.put(26, &[namespace.format]); // FLBAS
+    page.put(48, &u128::from(namespace.bytes).to_le_bytes()); // NVMCAP
+    let (eui, nguid) = identifiers(config, namespace);
+    page.put(104, &nguid);
+    page.put(120, &eui);
+    page
+}
+
+fn descriptors(config: &Config, namespace: &Namespace) -> Page {
     let mut page = Page::new();
-    let (eui, nguid) = identifiers(config, nsid);
+    let (eui, nguid) = identifiers(config, namespace);
     page.put(0, &[1, 8]); // EUI64
     page.put(4, &eui);
     page.put(12, &[2, 16]); // NGUID
@@ -126,52 +174,103 @@ fn descriptors(config: &Config, nsid: u32) -> Page {
     page
 }
 
+fn independent() -> Page {
+    let mut page = Page::new();
+    page.put(14, &[1]); // NSTAT: ready
+    page
+}
+
+/// A list of identifiers greater than NSID, of namespaces that `wanted` says.
+fn list(core: &Core, nsid: u32, wanted: impl Fn(&Namespace) -> bool) -> Result<Page, Status> {
+    if nsid >= 0xffff_fffe {
+        return Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
+    }
+    let mut page = Page::new();
+    let listed = core.namespaces.all().filter(|namespace| wanted(namespace));
+    let later = listed.filter(|namespace| namespace.nsid > nsid);
+    for (slot, namespace) in later.take(1024).enumerate() {
+        page.put(slot * 4, &namespace.nsid.to_le_bytes());
+    }
+    Ok(page)
+}
+
+/// A list of controllers not below `from`: ours, or none.
+fn controllers(from: u16, listed: bool) -> Page {
+    let mut page = Page::new();
+    if listed && from <= CONTROLLER_ID {
+        page.put(0, &1u16.to_le_bytes());
+        page.put(2, &CONTROLLER_ID.to_le_bytes());
+    }
+    page
+}
+
+/// A structure of an attached namespace; for another that could exist `inactive` says what comes back.
+fn of_active(
+    core: &Core,
+    nsid: u32,
+    inactive: Result<Page, Status>,
+    of: impl Fn(&Namespace) -> Page,
+) -> Result<Page, Status> {
+    match core.namespaces.named(nsid) {
+        Named::Active(namespace) => Ok(of(namespace)),
+        Named::Allocated(_) | Named::Unallocated => inactive,
+        Named::Invalid => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+    }
+}
+
+/// A structure of a namespace that exists, attached or not; zeroes for one that does not.
+fn of_allocated(core: &Core, nsid: u32, of: impl Fn(&Namespace) -> Page) -> Result<Page, Status> {
+    match core.namespaces.named(nsid) {
+        Named::Active(namespace) | Named::Allocated(namespace) => Ok(of(namespace)),
+        Named::Unallocated => Ok(Page::new()),
+        Named::Invalid => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+    }
+}
+
+fn page(core: &Core, entry: &Entry) -> Result<Page, Status> {
+    let config = &core.config;
+    let invalid = || Err(Status::INVALID_FIELD.with_dnr());
+    let nsid = entry.nsid();
+    let (cns, from) = (entry.dword(10) as u8, (entry.dword(10) >> 16) as u16);
+    // The NVM command set is the only one.
+    let nvm = entry.dword(11) >> 24 == 0;
+    match cns {
+        NAMESPACE if nsid == BROADCAST => Ok(common(config)),
+        NAMESPACE => of_active(core, nsid, Ok(Page::new()), |own| namespace(config, own)),
+        CONTROLLER => Ok(controller(core)),
+        ACTIVE_NAMESPACES => list(core, nsid, |namespace| namespace.attached),
+        NAMESPACE_DESCRIPTORS => of_active(core, nsid, invalid(), |own| descriptors(config, own)),
+        INDEPENDENT_NAMESPACE => of_active(core, nsid, Ok(Page::new()), |_| independent()),
+        ALLOCATED_NAMESPACES => list(core, nsid, |_| true),
+        ALLOCATED_NAMESPACE => of_allocated(core, nsid, |own| namespace(config, own)),
+        ATTACHED_CONTROLLERS => {
+            let attached = core.namespaces.active(nsid).is_some();
+            of_allocated(core, nsid, |_| controllers(from, attached))
+        }
+        CONTROLLERS => Ok(controllers(from, true)),
+        COMMAND_SETS if matches!(from, CONTROLLER_ID | 0xffff) => {
+            let mut page = Page::new();
+            page.put(0, &[1]); // combination 0: the NVM command set
+            Ok(page)
+        }
+        _ if !nvm => invalid(),
+        // Without protection information the NVM command set adds nothing to a namespace.
+        COMMAND_SET_NAMESPACE if nsid == BROADCAST => Ok(Page::new()),
+        COMMAND_SET_NAMESPACE => of_active(core, nsid, Ok(Page::new()), |_| Page::new()),
+        COMMAND_SET_CONTROLLER => Ok(command_set_controller(config)),
+        COMMAND_SET_ACTIVE_NAMESPACES => list(core, nsid, |namespace| namespace.attached),
+        COMMAND_SET_ALLOCATED_NAMESPACES => list(core, nsid, |_| true),
+        COMMAND_SET_ALLOCATED_NAMESPACE => of_allocated(core, nsid, |_| Page::new()),
+        _ => invalid(),
+    }
+}
+
 pub(super) fn identify(
     core: &mut Core,
     entry: &Entry,
     memory: &DeviceMemory<'_>,
 ) -> Result<Reply, Status> {
-    let config = &core.config;
-    let nsid = entry.nsid();
-    let command_set = (entry.dword(11) >> 24) as u8;
-    let active = core.namespaces.active(nsid);
-    // NSID FFFFFFFFh asks for what namespaces have in common, which only namespace management offers.
-    let exists = nsid != 0 && nsid <= config.nn();
-    let unknown = Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr());
-    let cns = entry.dword(10) as u8;
-    let page = match cns {
-        CONTROLLER => controller(config),
-        ACTIVE_NAMESPACES => {
-            if nsid >= 0xffff_fffe {
-                return unknown;
-            }
-            let mut page = Page::new();
-            let attached = core.namespaces.all().filter(|one| one.attached);
-            let later = attached.filter(|one| one.nsid > nsid);
-            for (slot, one) in later.take(1024).enumerate() {
-                page.put(slot * 4, &one.nsid.to_le_bytes());
-            }
-            page
-        }
-        COMMAND_SET_CONTROLLER if command_set == 0 => Page::new(),
-        NAMESPACE | NAMESPACE_DESCRIPTORS | COMMAND_SET_NAMESPACE | INDEPENDENT_NAMESPACE
-            if !exists =>
-        {
-            return unknown;
-        }
-        NAMESPACE if let Some(active) = active => namespace(config, active),
-        NAMESPACE_DESCRIPTORS if active.is_some() => descriptors(config, nsid),
-        INDEPENDENT_NAMESPACE if active.is_some() => {
-            let mut page = Page::new();
-            page.put(14, &[1]); // NSTAT: ready
-            page
-        }
-        NAMESPACE_DESCRIPTORS => return Err(Status::INVALID_FIELD.with_dnr()),
-        // An inactive namespace is all zeroes; so is what the NVM command set adds to an active one without protection information.
-        NAMESPACE | INDEPENDENT_NAMESPACE => Page::new(),
-        COMMAND_SET_NAMESPACE if command_set == 0 => Page::new(),
-        _ => return Err(Status::INVALID_FIELD.with_dnr()),
-    };
+    let page = page(core, entry)?;
     send(core, entry, &page.0, memory)?;
     Ok(Reply::Now(0))
 }

@@ -1,6 +1,6 @@
 //! Get Log Page.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 
 use nvme_vfio_queues::Status;
 
@@ -8,7 +8,6 @@ use super::features::TEMPERATURE;
 use super::send;
 use crate::backend::Operation;
 use crate::command::Entry;
-use crate::config::Config;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
@@ -17,8 +16,16 @@ const SUPPORTED: u8 = 0x00;
 pub(crate) const ERROR: u8 = 0x01;
 pub(crate) const SMART: u8 = 0x02;
 const FIRMWARE: u8 = 0x03;
+pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
 const EFFECTS: u8 = 0x05;
-const ALL: [u8; 5] = [SUPPORTED, ERROR, SMART, FIRMWARE, EFFECTS];
+const ALL: [u8; 6] = [
+    SUPPORTED,
+    ERROR,
+    SMART,
+    FIRMWARE,
+    CHANGED_NAMESPACES,
+    EFFECTS,
+];
 
 /// Entries of the error log, less one: ELPE of Identify Controller.
 pub(super) const ERROR_ENTRIES: u8 = 63;
@@ -43,6 +50,8 @@ pub(crate) struct Logs {
     read_bytes: u64,
     written_bytes: u64,
     media_errors: u64,
+    /// Namespaces that changed since the log page was read.
+    changed: BTreeSet<u32>,
 }
 
 impl Logs {
@@ -52,13 +61,17 @@ impl Logs {
         self.errors.push_front((self.error_count, entry));
     }
 
+    pub(super) fn changed(&mut self, nsid: u32) {
+        self.changed.insert(nsid);
+    }
+
     pub(crate) fn media_error(&mut self) {
         self.media_errors += 1;
     }
 
     pub(crate) fn count(&mut self, operation: Operation, bytes: u64) {
         match operation {
-            Operation::Read | Operation::Compare => {
+            Operation::Read | Operation::Compare | Operation::Verify => {
                 self.reads += 1;
                 self.read_bytes += bytes;
             }
@@ -124,10 +137,12 @@ fn smart(core: &Core) -> Vec<u8> {
     page
 }
 
-fn firmware(config: &Config) -> Vec<u8> {
-    let mut page = vec![0; 512];
-    put(&mut page, 0, &[1]); // slot 1 is active
-    put(&mut page, 8, format!("{:8}", config.firmware).as_bytes());
+/// Those that changed, ascending; there are never more than the page holds.
+fn changed_namespaces(logs: &Logs) -> Vec<u8> {
+    let mut page = vec![0; 4096];
+    for (slot, nsid) in page.chunks_exact_mut(4).zip(&logs.changed) {
+        put(slot, 0, &nsid.to_le_bytes());
+    }
     page
 }
 
@@ -135,21 +150,25 @@ fn effects() -> Vec<u8> {
     let mut page = vec![0; 4096];
     const SUPPORTED: u32 = 1 << 0;
     const CHANGES_CONTENT: u32 = 1 << 1;
+    const CHANGES_NAMESPACE: u32 = 1 << 2;
+    const CHANGES_INVENTORY: u32 = 1 << 3;
+    /// No other command of any namespace should run beside it.
+    const ALONE: u32 = 0b010 << 16;
     for opcode in super::OPCODES {
-        put(&mut page, usize::from(opcode) * 4, &SUPPORTED.to_le_bytes());
+        let effects = match opcode {
+            super::FORMAT => CHANGES_CONTENT | CHANGES_NAMESPACE | ALONE,
+            super::NAMESPACE_MANAGEMENT => CHANGES_CONTENT | CHANGES_INVENTORY | ALONE,
+            super::NAMESPACE_ATTACHMENT => CHANGES_INVENTORY | ALONE,
+            _ => 0,
+        };
+        let place = usize::from(opcode) * 4;
+        put(&mut page, place, &(SUPPORTED | effects).to_le_bytes());
     }
     for opcode in crate::io::OPCODES {
-        let writes = matches!(opcode, crate::io::WRITE | crate::io::WRITE_ZEROES);
-        let effects = if writes {
-            SUPPORTED | CHANGES_CONTENT
-        } else {
-            SUPPORTED
-        };
-        put(
-            &mut page,
-            1024 + usize::from(opcode) * 4,
-            &effects.to_le_bytes(),
-        );
+        let changes = crate::io::CHANGING.contains(&opcode);
+        let effects = if changes { CHANGES_CONTENT } else { 0 };
+        let place = 1024 + usize::from(opcode) * 4;
+        put(&mut page, place, &(SUPPORTED | effects).to_le_bytes());
     }
     page
 }
@@ -171,8 +190,11 @@ pub(super) fn get(
         // LPA offers no page per namespace.
         SMART if matches!(entry.nsid(), 0 | 0xffff_ffff) => smart(core),
         SMART => return Err(invalid),
-        FIRMWARE => firmware(&core.config),
-        EFFECTS => effects(),
+        FIRMWARE => core.firmware.log(),
+        CHANGED_NAMESPACES => changed_namespaces(&core.logs),
+        // Of the NVM command set, the only one.
+        EFFECTS if entry.dword(14) >> 24 == 0 => effects(),
+        EFFECTS => return Err(invalid),
         _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
     };
     // Bit 23 of dword 14 makes the offset an index, which LPA does not offer.
@@ -193,6 +215,9 @@ pub(super) fn get(
     send(core, entry, rest.get(..count).unwrap_or_default(), memory)?;
     if !retain {
         core.events.log_read(log);
+        if log == CHANGED_NAMESPACES {
+            core.logs.changed.clear();
+        }
     }
     Ok(Reply::Now(0))
 }

@@ -52,6 +52,12 @@ impl Ranges {
         }
     }
 
+    /// Where the range ends that begins at `first`, if that is all there is.
+    pub(crate) fn starting_at(&self, first: u64) -> Option<u64> {
+        let end = self.ends.get(&first).copied();
+        end.filter(|_| self.ends.len() == 1)
+    }
+
     /// The first of `count` blocks from `first` on that is in the set.
     pub(crate) fn first_of(&self, first: u64, count: u64) -> Option<u64> {
         let end = first + count;

@@ -14,7 +14,14 @@ fn identify_controller() {
     assert_eq!(page[111], 1, "CNTRLTYPE");
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES, CQES");
     assert_eq!(u32_at(&page, 516), 200, "NN");
-    assert_eq!(u16_at(&page, 520), 0b1_1001, "ONCS");
+    assert_eq!(u16_at(&page, 520), 0x11df, "ONCS");
+    assert_eq!(u16_at(&page, 256), 0b1110, "OACS");
+    assert_eq!(u32_at(&page, 92), 1 << 8, "OAES");
+    assert_eq!(
+        (page[260], page[524], page[534]),
+        (0x17, 4, 0xf),
+        "FRMW, FNA, OCFS"
+    );
     assert_eq!(page[525], 0b111, "VWC");
     assert!(page[768..].starts_with(b"nqn."));
     let (_, page) = Host::enabled("vwc=off").identify(1, 0);
@@ -43,7 +50,6 @@ fn identify_namespaces() {
     );
     assert_eq!(host.identify(0, 201).0, 0x00b);
     assert_eq!(host.identify(0, 0).0, 0x00b);
-    assert_eq!(host.identify(0, u32::MAX).0, 0x00b);
     let list = |page: Vec<u8>| {
         page.chunks(4)
             .map(|id| u32_at(id, 0))
@@ -226,7 +232,9 @@ fn number_of_queues() {
 #[test]
 fn features() {
     let mut host = Host::enabled("queues=2");
-    let set = |feature, value| with(with(command(9, 1), 10, feature), 11, value);
+    // Error recovery belongs to a namespace, the others to the controller.
+    let nsid = |feature| u32::from(feature & 0xff == 5);
+    let set = |feature, value| with(with(command(9, nsid(feature)), 10, feature), 11, value);
     let get = |feature, dword11| with(with(command(0x0a, 1), 10, feature), 11, dword11);
     for (feature, value, expected) in [
         (0x01, 0x0102_0304, 0x0102_0304),
@@ -248,15 +256,16 @@ fn features() {
             before,
             "the default of {feature:#x} stays"
         );
-        assert_ne!(
-            host.admin(get(3 << 8 | feature, value)) & 4,
-            0,
-            "changeable"
-        );
         assert_eq!(
-            host.refused(0, set(1 << 31 | feature, value)),
-            0x10d,
-            "{feature:#x} is not saveable"
+            host.admin(get(2 << 8 | feature, value)),
+            before,
+            "the saved value of {feature:#x} stays"
+        );
+        let own = u32::from(feature == 5) << 1;
+        assert_eq!(
+            host.admin(get(3 << 8 | feature, value)),
+            5 | own,
+            "changeable and saveable"
         );
     }
     for (feature, value) in [
@@ -359,7 +368,7 @@ fn other_log_pages() {
     let pages: Vec<_> = (0..256)
         .filter(|log| u32_at(&supported, log * 4) & 1 != 0)
         .collect();
-    assert_eq!(pages, [0, 1, 2, 3, 5]);
+    assert_eq!(pages, [0, 1, 2, 3, 4, 5]);
     for page in 0..=255u8 {
         let status = host.log(page, 64, 0, 0).0;
         assert_eq!(
@@ -375,9 +384,20 @@ fn other_log_pages() {
     assert_eq!(host.log(3, 512, 0, 0).1[0], 1);
     let (_, effects) = host.log(5, 4096, 0, 0);
     assert_eq!(u32_at(&effects, 6 * 4) & 1, 1, "Identify");
-    assert_eq!(u32_at(&effects, 0x80 * 4), 0, "Format");
+    assert_eq!(u32_at(&effects, 0x80 * 4), 0x2_0007, "Format");
+    assert_eq!(u32_at(&effects, 0x0d * 4), 0x2_000b, "Namespace Management");
+    assert_eq!(u32_at(&effects, 0x84 * 4), 0, "Sanitize");
     assert_eq!(u32_at(&effects, 1024 + 4), 0b11, "Write changes content");
-    assert_eq!(u32_at(&effects, 1024 + 9 * 4), 0, "Dataset Management");
+    for opcode in 0..=255 {
+        let expected = match opcode {
+            0x00 | 0x02 | 0x05 | 0x0c => 0b01,
+            0x01 | 0x04 | 0x08 | 0x09 | 0x19 => 0b11,
+            _ => 0,
+        };
+        assert_eq!(u32_at(&effects, 1024 + opcode * 4), expected, "{opcode:#x}");
+    }
+    let other_set = with(with(command(2, 0), 10, 5), 14, 1 << 24);
+    assert_eq!(host.refused(0, other_set), 0x002, "another command set");
     assert_eq!(
         host.log(2, 64, 2, 0).0,
         0x002,
@@ -397,8 +417,10 @@ fn other_log_pages() {
 #[test]
 fn what_is_not_implemented_says_so_and_counts() {
     let mut host = Host::with_queue("", 8);
-    let admin = [0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c];
-    let io = [0x00, 0x01, 0x02, 0x05, 0x08];
+    let admin = [
+        0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x10, 0x11, 0x15, 0x80,
+    ];
+    let io = [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x19];
     let mut expected = 0;
     for opcode in 0..=255 {
         if !admin.contains(&opcode) {

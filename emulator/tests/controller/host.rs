@@ -291,6 +291,14 @@ impl Host {
         (entry.status, bytes(&memory, length as usize))
     }
 
+    /// Runs an I/O command with data that describe it, in memory of its own.
+    pub(crate) fn run_with(&mut self, qid: u16, dwords: Dwords, data: &[u8]) -> Entry {
+        let memory = self.memory(data.len().max(4096).next_multiple_of(4096));
+        memory.write_bytes(0, data).unwrap();
+        let iova = memory.iova().0;
+        self.run(qid, with_prps(dwords, iova, iova + 4096))
+    }
+
     /// A read or write of `blocks` from `lba` with these PRPs.
     pub(crate) fn transfer(opcode: u8, lba: u64, blocks: u32, prp1: u64, prp2: u64) -> Dwords {
         let mut dwords = command(opcode, 1);

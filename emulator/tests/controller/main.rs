@@ -2,6 +2,8 @@
 
 mod admin;
 mod bends;
+mod blocks;
+mod copy;
 mod events;
 mod faults;
 mod host;
