@@ -1,16 +1,11 @@
-//! What the driver does on any controller that works: the emulated one, and by `NVME_VFIO_TEST_ADDRESS` a real one behind VFIO.
-//! The controller's data is overwritten.
-
-mod common;
+//! What the driver does on any controller that works. Whoever takes this in says with `open` and `open_with` which one that is; its data
+//! is overwritten.
 
 use std::collections::HashSet;
 use std::error::Error as StdError;
-use std::sync::Arc;
 use std::thread;
 use std::time::Instant;
 
-use common::{Random, address, open, open_with};
-use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{
     Controller, Error, IoQueue, Namespace, Options, Outcome, QueueOptions, SubmitError,
 };
@@ -18,9 +13,12 @@ use nvme_vfio_queues::command::LogPageId;
 use nvme_vfio_queues::features::Select;
 use nvme_vfio_queues::{BlockCount, Command, DataPointer, FeatureId, Status};
 
+use super::common::Random;
+use super::{open, open_with};
+
 type Result = std::result::Result<(), Box<dyn StdError>>;
 
-fn first(controller: &Controller) -> Namespace {
+pub(crate) fn first(controller: &Controller) -> Namespace {
     let nsid = controller.namespaces().unwrap()[0];
     controller.namespace(nsid).unwrap()
 }
@@ -537,35 +535,6 @@ fn a_reset_ends_every_command_once_and_the_queue_is_rebuilt() {
             .unwrap();
     }
     assert_eq!(controller.events().resets, 10);
-}
-
-#[test]
-fn a_second_owner_finds_a_controller_that_was_left_running() {
-    // Forgotten, the first owner never shuts the controller down. Only on the emulated controller can it be opened again then.
-    if !address().to_string().starts_with("emulated") {
-        return;
-    }
-    let emulator = nvme_vfio_emulator::Emulator::new("size=16M".parse().unwrap()).unwrap();
-    let transport = Arc::new(EmulatedTransport::running(emulator).unwrap());
-    // Each owner has its own way to the controller, as each process has its own VFIO descriptor.
-    let open = || {
-        let way = Arc::new(common::Way(Arc::clone(&transport)));
-        Controller::with_transport(way, Options::default()).unwrap()
-    };
-    let before = open();
-    let namespace = first(&before);
-    let mut queue = before.io_queue(QueueOptions::default()).unwrap();
-    for token in 0..32 {
-        queue
-            .read(&namespace, token, before.allocate(4096).unwrap(), token)
-            .unwrap();
-    }
-    std::mem::forget((before, queue));
-    let after = open();
-    let mut queue = after.io_queue(QueueOptions::default()).unwrap();
-    queue
-        .read_blocking(&first(&after), 0, after.allocate(4096).unwrap())
-        .unwrap();
 }
 
 #[test]
