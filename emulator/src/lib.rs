@@ -59,6 +59,8 @@ mod quick;
 mod random;
 mod registers;
 mod script;
+#[cfg(test)]
+mod seeded;
 mod serve;
 mod thread;
 mod trace;

@@ -79,6 +79,8 @@ mod tests {
     use super::*;
 
     proptest! {
+        #![proptest_config(crate::seeded::seeded(500))]
+
         /// Against a plain set of numbers.
         #[test]
         fn behaves_like_a_set(steps in prop::collection::vec((0..3u8, 0..60u64, 0..20u64), 1..60)) {
