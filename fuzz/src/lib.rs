@@ -2,6 +2,7 @@
 //!
 //! - [`registers`]: the emulated controller's registers, doorbells and configuration space.
 //! - [`commands`]: its handling of commands: random entries, PRP lists and data.
+//! - [`session`]: a vfio-user server's session with a client that sends anything.
 //!
 //! `cargo xtask fuzz NAME --time SECONDS` runs one under libFuzzer, which mutates inputs and keeps those that reach new code, on the stable compiler;
 //! `cargo xtask fuzz NAME --input FILE` runs one input again. `seeds/NAME.hex` has the inputs to start from, one a line; an ordinary
@@ -20,15 +21,21 @@ mod controller;
 mod input;
 mod memory;
 mod registers;
+mod session;
 
 pub use commands::commands;
 pub use registers::registers;
+pub use session::session;
 
 /// A fuzzer: bytes to a verdict, which is a panic or none.
 pub type Fuzzer = fn(&[u8]);
 
 /// All fuzzers by name.
-pub const FUZZERS: [(&str, Fuzzer); 2] = [("commands", commands), ("registers", registers)];
+pub const FUZZERS: [(&str, Fuzzer); 3] = [
+    ("commands", commands),
+    ("registers", registers),
+    ("session", session),
+];
 
 /// Makes a program of a fuzzer: with the engine when `cargo xtask fuzz` compiles it, else one that runs the inputs in the files it is
 /// given.

@@ -26,6 +26,8 @@ pub enum Fuzzer {
     Commands,
     /// The emulated controller's registers, doorbells and configuration space.
     Registers,
+    /// A vfio-user server's session with a client that sends anything.
+    Session,
 }
 
 /// How a run ended.
@@ -116,7 +118,7 @@ impl Fuzzer {
         })
     }
 
-    /// Makes the smallest set of inputs that reaches all code that the seeds and the inputs found on this machine reach, and writes it down as
+    /// Makes the smallest set of inputs that reaches every edge that the seeds and the inputs found on this machine reach, and writes it down as
     /// the seeds. How many they are.
     ///
     /// # Errors
@@ -126,7 +128,11 @@ impl Fuzzer {
         let merged = tempfile::tempdir()?;
         let mut command = self.engine(&program);
         command
-            .args(["-set_cover_merge=1", &format!("-max_len={LENGTH_MAX}")])
+            .args([
+                "-set_cover_merge=1",
+                "-use_counters=0",
+                &format!("-max_len={LENGTH_MAX}"),
+            ])
             .arg(merged.path())
             .args([self.unpack_seeds()?, self.directory("corpus")?]);
         let status = run_limited(&mut command, 5 * OVERTIME)?;

@@ -140,7 +140,7 @@ impl Machine {
         self
     }
 
-    /// Adds the PCI device that a vfio-user server has on this socket. The server's side sees the guest's memory, so the machine has no IOMMU then,
+    /// Adds the PCI device that a vfio-user server has on this socket, the first at 0000:00:10.0, the next at 11.0 and so on. The server's side sees the guest's memory, so the machine has no IOMMU then,
     /// and it needs a QEMU that is a vfio-user client: [`missing_vfio_user`](super::missing_vfio_user).
     #[must_use]
     pub fn vfio_user(mut self, socket: impl Into<PathBuf>) -> Self {
@@ -368,10 +368,11 @@ impl Machine {
         if let Some(nvme) = &self.nvme {
             qemu.args(["-device", nvme]);
         }
-        for socket in &self.served {
+        for (slot, socket) in (0x10..).zip(&self.served) {
             let path = socket.to_str().context("a path that is not UTF-8")?;
+            let socket = json!({"type": "unix", "path": path});
             let device =
-                json!({"driver": "vfio-user-pci", "socket": {"type": "unix", "path": path}});
+                json!({"driver": "vfio-user-pci", "addr": format!("{slot:x}.0"), "socket": socket});
             qemu.args(["-device", &device.to_string()]);
         }
         for (index, spec) in (1..).zip(&self.devices) {

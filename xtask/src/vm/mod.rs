@@ -39,7 +39,7 @@ pub use kernel::Kernel;
 pub use machine::{Drive, Machine};
 pub use monitor::Monitor;
 pub use output::{End, Output};
-pub use program::{find as find_program, workspace};
+pub use program::{build_binary, find as find_program, workspace};
 pub use qemu::{missing_vfio_user, prepare_vfio_user};
 pub use running::Running;
 pub use suite::{REQUIRED, missing, needs, prepare, run_suite};

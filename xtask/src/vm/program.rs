@@ -65,6 +65,18 @@ pub(super) fn build(target: &Target) -> Result<PathBuf> {
     Ok(path)
 }
 
+/// Builds a binary of the workspace in release mode, once per process, and returns its path.
+///
+/// # Errors
+/// When it does not compile.
+pub fn build_binary(package: &str, name: &str) -> Result<PathBuf> {
+    build(&Target {
+        package: package.to_owned(),
+        kind: "bin",
+        name: name.to_owned(),
+    })
+}
+
 fn executable(messages: &str, target: &Target) -> Option<PathBuf> {
     messages
         .lines()
