@@ -84,5 +84,5 @@ pub use iommu::{
 pub use latency::{Latencies, Latency};
 pub use script::{FaultScript, ScriptError};
 pub use serve::{Patience, ServedController, served_domain};
-pub use thread::EmulatorThread;
+pub use thread::{EmulatorThread, ThreadOptions};
 pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

@@ -17,6 +17,15 @@ const SLEEP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_m
 /// Empty steps between two looks at the clock.
 const STEPS: u32 = 256;
 
+/// How the thread of a controller behaves.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct ThreadOptions {
+    /// It polls all the time, and never yields or sleeps.
+    pub busy: bool,
+    /// It stays on the processor with this number, if the system lets it.
+    pub cpu: Option<usize>,
+}
+
 /// The thread of an emulated controller; it ends when this is dropped.
 #[derive(Debug)]
 pub struct EmulatorThread {
@@ -31,11 +40,19 @@ impl Emulator {
     /// # Errors
     /// The system gave no thread.
     pub fn spawn(self: &Arc<Emulator>) -> io::Result<EmulatorThread> {
+        self.spawn_with(ThreadOptions::default())
+    }
+
+    /// As [`Emulator::spawn`], with a thread that behaves as the options say.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn spawn_with(self: &Arc<Emulator>, options: ThreadOptions) -> io::Result<EmulatorThread> {
         let stop = Arc::new(AtomicBool::new(false));
         let (emulator, stopped) = (Arc::clone(self), Arc::clone(&stop));
         let thread = thread::Builder::new()
             .name("nvme-emulator".into())
-            .spawn(move || poll(&emulator, &stopped))?;
+            .spawn(move || poll(&emulator, &stopped, options))?;
         Ok(EmulatorThread {
             stop,
             thread: Some(thread),
@@ -43,7 +60,15 @@ impl Emulator {
     }
 }
 
-fn poll(emulator: &Emulator, stop: &AtomicBool) {
+fn poll(emulator: &Emulator, stop: &AtomicBool, options: ThreadOptions) {
+    if let Some(id) = options.cpu
+        && !core_affinity::set_for_current(core_affinity::CoreId { id })
+    {
+        tracing::warn!(
+            cpu = id,
+            "the thread of the emulated controller could not be kept on its processor"
+        );
+    }
     let mut idle_since = None;
     let mut sleep = SLEEP.0;
     emulator.tell_time(true);
@@ -57,6 +82,9 @@ fn poll(emulator: &Emulator, stop: &AtomicBool) {
             continue;
         }
         give_way(emulator);
+        if options.busy {
+            continue;
+        }
         let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < SPIN {
             std::hint::spin_loop();

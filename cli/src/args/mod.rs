@@ -1,12 +1,14 @@
 //! The words of the command line: nvme-cli's where nvme-cli has the command, fio's for `bench`.
 
 mod bench;
+mod emulate;
 
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use bench::{BenchArgs, Rw};
+pub use emulate::EmulateArgs;
 
 use crate::size::{parse_positive_size, parse_size, parse_u32};
 
@@ -63,6 +65,8 @@ pub enum Command {
     Flush(FlushArgs),
     /// Measure reads or writes (without an address: on the emulated controller)
     Bench(BenchArgs),
+    /// Serve a software controller on a vfio-user socket
+    Emulate(EmulateArgs),
 }
 
 /// How data is written to standard output.
@@ -345,6 +349,7 @@ impl Command {
             Self::Write(args) => args.range.output.output_format,
             Self::Flush(args) => args.output.output_format,
             Self::Bench(args) => args.output.output_format,
+            Self::Emulate(args) => args.output.output_format,
         };
         matches!(format, Format::Json)
     }

@@ -2,6 +2,7 @@
 
 mod bind;
 mod doctor;
+mod emulate;
 mod group;
 mod identify;
 mod list;
@@ -31,6 +32,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Write(args) => transfer::write(&args),
         Command::Flush(args) => transfer::flush(&args),
         Command::Bench(args) => bench::run(&args),
+        Command::Emulate(args) => emulate::run(&args),
     }
 }
 

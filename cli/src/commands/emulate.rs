@@ -1,0 +1,256 @@
+//! `emulate`: a software controller on a vfio-user socket.
+
+mod signals;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use nvme_vfio_emulator::{
+    BackendKind, Config, ConfigError, Emulator, Patience, ServedController, ThreadOptions,
+    served_domain,
+};
+use nvme_vfio_user::{Server, ServerError, ServerOptions, sigbus};
+use serde::Serialize;
+
+use crate::{
+    args::{EmulateArgs, Format},
+    error::{Error, Kind},
+    output::to_stdout,
+    size,
+};
+
+/// What is written when clients can connect.
+#[derive(Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    socket: &'a Path,
+    pid: u32,
+    config: String,
+}
+
+/// What is written at the end.
+#[derive(Serialize)]
+struct Summary {
+    event: &'static str,
+    seconds: f64,
+    commands: u64,
+    completions: u64,
+    unsupported_commands: u64,
+    invalid_doorbells: u64,
+    refused_accesses: u64,
+}
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// A wrong description of the controller, or a socket that cannot be had.
+pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
+    let config = config(args)?;
+    if let Some(cpu) = args.cpu {
+        check_cpu(cpu)?;
+    }
+    let stop = signals::stop()
+        .map_err(|errno| Error::new(Kind::Environment, format!("cannot watch signals: {errno}")))?;
+    // Memory that its owner may shrink is accepted, so whoever does that must not end this process.
+    sigbus::install().map_err(|errno| {
+        Error::new(
+            Kind::Environment,
+            format!("cannot guard against clients that take their memory back: {errno}"),
+        )
+    })?;
+    let emulator = Emulator::in_domain(config.clone(), served_domain(config.mappings))
+        .map_err(|error| config_error(&error))?;
+    let served = ServedController::new(emulator, Patience::default()).map_err(environment)?;
+    let mut options = ServerOptions {
+        mode: args.mode,
+        ..ServerOptions::default()
+    };
+    options.session.sealed_memory = args.sealed;
+    let server = Server::bind(&args.socket, options).map_err(server_error)?;
+    let thread = served
+        .emulator()
+        .spawn_with(ThreadOptions {
+            busy: args.poll,
+            cpu: args.cpu,
+        })
+        .map_err(environment)?;
+    let began = Instant::now();
+    ready(args, &config)?;
+    let ended = server.run(&served, stop).map_err(server_error);
+    drop(thread);
+    drop(server);
+    let summary = summary(&served, began.elapsed());
+    ended?;
+    tell(args, &summary)
+}
+
+/// The description, put together from the options and checked.
+fn config(args: &EmulateArgs) -> Result<Config, Error> {
+    let mut text = String::new();
+    for (key, value) in [("size", &args.size), ("backend", &args.backend)] {
+        if let Some(value) = value {
+            // A comma would begin another key.
+            if value.contains(',') {
+                return Err(Error::usage(
+                    format!("--{key} {value}: there is a ',' in it"),
+                    "Run: nvme-vfio emulate --help",
+                ));
+            }
+            let _ = write!(text, "{key}={value},");
+        }
+    }
+    if let Some(config) = &args.config {
+        text.push_str(config);
+    }
+    let config: Config = text
+        .trim_end_matches(',')
+        .parse()
+        .map_err(|error| config_error(&error))?;
+    if config.stepped {
+        return Err(Error::usage(
+            "a served controller has a thread of its own: it cannot be stepped",
+            "Leave out: stepped=on",
+        ));
+    }
+    Ok(config)
+}
+
+fn check_cpu(cpu: usize) -> Result<(), Error> {
+    let allowed = core_affinity::get_core_ids().unwrap_or_default();
+    if allowed.iter().any(|core| core.id == cpu) {
+        return Ok(());
+    }
+    let list: Vec<_> = allowed.iter().map(|core| core.id.to_string()).collect();
+    Err(Error::usage(
+        format!("--cpu={cpu}: this process may not run there"),
+        format!("Use one of: {}", list.join(", ")),
+    ))
+}
+
+fn ready(args: &EmulateArgs, config: &Config) -> Result<(), Error> {
+    match args.output.output_format {
+        Format::Json => line(&Ready {
+            event: "ready",
+            socket: &args.socket,
+            pid: std::process::id(),
+            config: config.to_string(),
+        }),
+        Format::Normal => {
+            let backend = match &config.backend {
+                BackendKind::Memory => "in memory".to_owned(),
+                BackendKind::Null => "nowhere (null)".to_owned(),
+            };
+            let sizes: Vec<_> = config
+                .namespaces
+                .iter()
+                .map(|namespace| size::binary(namespace.size))
+                .collect();
+            eprintln!(
+                "Serving a controller on {} (namespaces: {}; data: {backend}). Ctrl-C ends it.",
+                args.socket.display(),
+                if sizes.is_empty() {
+                    "none".to_owned()
+                } else {
+                    sizes.join(", ")
+                }
+            );
+            Ok(())
+        }
+    }
+}
+
+/// One line of JSON, at once.
+fn line(value: &impl Serialize) -> Result<(), Error> {
+    to_stdout(|out| {
+        serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+        writeln!(out)
+    })
+}
+
+fn summary(served: &ServedController, elapsed: Duration) -> Summary {
+    let statistics = served.emulator().statistics();
+    Summary {
+        event: "ended",
+        seconds: elapsed.as_secs_f64(),
+        commands: statistics.commands,
+        completions: statistics.completions,
+        unsupported_commands: statistics.unsupported_commands,
+        invalid_doorbells: statistics.invalid_doorbells,
+        refused_accesses: served.emulator().iommu().fault_count(),
+    }
+}
+
+fn tell(args: &EmulateArgs, summary: &Summary) -> Result<(), Error> {
+    match args.output.output_format {
+        Format::Json => line(summary),
+        Format::Normal => {
+            let mut text = format!(
+                "Ended after {:.1} s: {} commands",
+                summary.seconds, summary.commands
+            );
+            for (count, what) in [
+                (summary.unsupported_commands, "not implemented"),
+                (summary.invalid_doorbells, "invalid doorbell writes"),
+                (
+                    summary.refused_accesses,
+                    "accesses outside the client's memory",
+                ),
+            ] {
+                if count > 0 {
+                    let _ = write!(text, ", {count} {what}");
+                }
+            }
+            // The reader of standard error may be gone; that is no failure of the service.
+            let _ = writeln!(io::stderr(), "{text}.");
+            Ok(())
+        }
+    }
+}
+
+fn environment(error: io::Error) -> Error {
+    Error::new(
+        Kind::Environment,
+        format!("cannot start the controller: {error}"),
+    )
+}
+
+fn config_error(error: &ConfigError) -> Error {
+    let text = match std::error::Error::source(error) {
+        Some(source) => format!("{error}: {source}"),
+        None => error.to_string(),
+    };
+    match error {
+        ConfigError::Memory { .. } => Error::new(Kind::Environment, text)
+            .remedy("Make it smaller: --size, or fewer namespaces"),
+        _ => Error::usage(text, "Run: nvme-vfio emulate --help"),
+    }
+}
+
+fn server_error(error: ServerError) -> Error {
+    match &error {
+        ServerError::InUse { path } => Error::new(Kind::Busy, error.to_string()).remedy(format!(
+            "End that server, or serve on another socket: --socket {}.2",
+            path.display()
+        )),
+        ServerError::NotASocket { .. } => Error::new(Kind::File, error.to_string())
+            .remedy("Name a path that does not exist yet: --socket PATH"),
+        ServerError::System { path, source, .. } => {
+            let kind = match source.kind() {
+                io::ErrorKind::PermissionDenied => Kind::Permission,
+                io::ErrorKind::NotFound | io::ErrorKind::InvalidInput => Kind::File,
+                _ => Kind::Environment,
+            };
+            let folder = path
+                .parent()
+                .filter(|folder| !folder.as_os_str().is_empty())
+                .unwrap_or(Path::new("."));
+            Error::new(kind, format!("{error}: {source}")).remedy(format!(
+                "Name a socket in a folder that exists and that you may write: --socket PATH (it was {})",
+                folder.display()
+            ))
+        }
+        _ => Error::new(Kind::Environment, error.to_string()),
+    }
+}
