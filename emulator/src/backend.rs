@@ -4,9 +4,11 @@
 //! Data is named as region handle, offset and length, never as a slice: a back end may lend the memory on to another device
 //! instead of touching it.
 
+mod file;
 mod memory;
 mod null;
 
+pub use file::FileBackend;
 pub use memory::MemoryBackend;
 pub use null::NullBackend;
 

@@ -6,6 +6,7 @@ mod namespaces;
 mod text;
 
 use std::fmt;
+use std::path::PathBuf;
 use std::str::FromStr;
 
 use thiserror::Error;
@@ -28,13 +29,15 @@ const QUEUES_MAX: u16 = 4096;
 const PAGE_MIN: u64 = 4096;
 
 /// What executes the commands.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub enum BackendKind {
     /// Keeps the data in memory, which is taken as it is written.
     #[default]
     Memory,
     /// Moves no data: every read and write succeeds at once and a read leaves the buffer as it is.
     Null,
+    /// Keeps the data in a file (namespace 1; that of namespace `n` has `.n` after its name), which is made if it is not there.
+    File(PathBuf),
 }
 
 impl FromStr for BackendKind {
@@ -44,17 +47,21 @@ impl FromStr for BackendKind {
         match text {
             "memory" => Ok(BackendKind::Memory),
             "null" => Ok(BackendKind::Null),
-            _ => Err(()),
+            _ => match text.strip_prefix("file:") {
+                Some(path) if !path.is_empty() => Ok(BackendKind::File(path.into())),
+                _ => Err(()),
+            },
         }
     }
 }
 
 impl fmt::Display for BackendKind {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            BackendKind::Memory => "memory",
-            BackendKind::Null => "null",
-        })
+        match self {
+            BackendKind::Memory => f.write_str("memory"),
+            BackendKind::Null => f.write_str("null"),
+            BackendKind::File(path) => write!(f, "file:{}", path.display()),
+        }
     }
 }
 
@@ -189,7 +196,17 @@ pub enum ConfigError {
     /// Two values do not go together.
     #[error("{0}")]
     Together(String),
-    /// The memory for a namespace or for the doorbells could not be reserved.
+    /// The memory or file of a namespace could not be had.
+    #[error("no medium of {bytes} bytes for namespace {namespace}")]
+    Medium {
+        /// Its identifier.
+        namespace: u32,
+        /// Bytes.
+        bytes: u64,
+        /// What the system answered.
+        source: std::io::Error,
+    },
+    /// The memory for the doorbells could not be reserved.
     #[error("cannot reserve {bytes} bytes of memory")]
     Memory {
         /// Bytes.

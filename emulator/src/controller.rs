@@ -11,7 +11,7 @@ use crate::admin::features::Features;
 use crate::admin::firmware::Firmware;
 use crate::admin::format::Deferred;
 use crate::admin::log::Logs;
-use crate::backend::{Backend, BackendCompletion, Immediate, MemoryBackend, NullBackend, Request};
+use crate::backend::{Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Request};
 use crate::command::Entry;
 use crate::config::{BackendKind, Config, ConfigError};
 use crate::config_space::{Asked, ConfigSpace};
@@ -147,9 +147,16 @@ pub(crate) fn bar0_size(config: &Config) -> u64 {
 impl Core {
     pub(crate) fn new(config: Config) -> Result<Core, ConfigError> {
         config.check()?;
-        let backend: Box<dyn Backend> = match config.backend {
+        let backend: Box<dyn Backend> = match &config.backend {
             BackendKind::Null => Box::new(NullBackend::default()),
             BackendKind::Memory => Box::new(MemoryBackend::default()),
+            BackendKind::File(path) => {
+                Box::new(FileBackend::new(path).map_err(|source| ConfigError::Medium {
+                    namespace: 1,
+                    bytes: 0,
+                    source,
+                })?)
+            }
         };
         Core::with_backend(config, backend)
     }
@@ -161,7 +168,8 @@ impl Core {
         config.check()?;
         for namespace in &config.namespaces {
             let opened = backend.open(namespace.nsid, namespace.size);
-            opened.map_err(|source| ConfigError::Memory {
+            opened.map_err(|source| ConfigError::Medium {
+                namespace: namespace.nsid,
                 bytes: namespace.size,
                 source,
             })?;

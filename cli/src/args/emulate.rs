@@ -33,6 +33,9 @@ pub struct EmulateArgs {
     /// Where the data is: memory, null (nowhere: reads leave the buffer as it is) or file:PATH
     #[arg(long, value_name = "KIND")]
     pub backend: Option<String>,
+    /// A TOML file that describes the controller; the options and [CONFIG] go over it
+    #[arg(long = "config", value_name = "FILE")]
+    pub file: Option<PathBuf>,
     /// Poll all the time, instead of sleeping up to 1 ms when nothing happens
     #[arg(long)]
     pub poll: bool,

@@ -104,9 +104,17 @@ fn config(args: &EmulateArgs) -> Result<Config, Error> {
     if let Some(config) = &args.config {
         text.push_str(config);
     }
-    let config: Config = text
-        .trim_end_matches(',')
-        .parse()
+    let file = match &args.file {
+        None => Config::default(),
+        Some(path) => {
+            let toml = std::fs::read_to_string(path)
+                .map_err(|error| Error::file(format_args!("reading {}", path.display()), &error))?;
+            Config::from_toml(&toml)
+                .map_err(|error| config_error(&error).context(path.display()))?
+        }
+    };
+    let config = file
+        .with(text.trim_end_matches(','))
         .map_err(|error| config_error(&error))?;
     if config.stepped {
         return Err(Error::usage(
@@ -141,6 +149,7 @@ fn ready(args: &EmulateArgs, config: &Config) -> Result<(), Error> {
             let backend = match &config.backend {
                 BackendKind::Memory => "in memory".to_owned(),
                 BackendKind::Null => "nowhere (null)".to_owned(),
+                BackendKind::File(path) => format!("in {}", path.display()),
             };
             let sizes: Vec<_> = config
                 .namespaces
@@ -217,14 +226,27 @@ fn environment(error: io::Error) -> Error {
 }
 
 fn config_error(error: &ConfigError) -> Error {
-    let text = match std::error::Error::source(error) {
-        Some(source) => format!("{error}: {source}"),
-        None => error.to_string(),
-    };
     match error {
-        ConfigError::Memory { .. } => Error::new(Kind::Environment, text)
-            .remedy("Make it smaller: --size, or fewer namespaces"),
-        _ => Error::usage(text, "Run: nvme-vfio emulate --help"),
+        ConfigError::Medium { source, .. } => {
+            let kind = match source.kind() {
+                io::ErrorKind::PermissionDenied => Kind::Permission,
+                io::ErrorKind::ResourceBusy => Kind::Busy,
+                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::Other => {
+                    Kind::File
+                }
+                _ => Kind::Environment,
+            };
+            let remedy = match kind {
+                Kind::Environment => "Make it smaller: --size, or fewer namespaces",
+                _ => "Name a file that you may write and that nothing else uses: --backend file:PATH",
+            };
+            Error::new(kind, format!("{error}: {source}")).remedy(remedy)
+        }
+        ConfigError::Memory { source, .. } => {
+            Error::new(Kind::Environment, format!("{error}: {source}"))
+                .remedy("Use fewer queues: queues=N")
+        }
+        _ => Error::usage(error.to_string(), "Run: nvme-vfio emulate --help"),
     }
 }
 

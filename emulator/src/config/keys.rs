@@ -25,7 +25,7 @@ pub(super) const MAPPINGS: &str = "a number from 1 to 4294967295";
 const NAMESPACES: &str = "a number from 0 to 1024";
 const LIMIT: &str = "a number that its field can hold";
 const SWITCH: &str = "on or off";
-const BACKEND: &str = "memory or null";
+const BACKEND: &str = "memory, null or file:PATH";
 const SEED: &str = "a number";
 
 /// What is wrong with a value.
