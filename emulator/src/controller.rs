@@ -11,7 +11,9 @@ use crate::admin::features::Features;
 use crate::admin::firmware::Firmware;
 use crate::admin::format::Deferred;
 use crate::admin::log::Logs;
-use crate::backend::{Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Request};
+use crate::backend::{
+    Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Request,
+};
 use crate::command::Entry;
 use crate::config::{BackendKind, Config, ConfigError};
 use crate::config_space::{Asked, ConfigSpace};
@@ -151,11 +153,13 @@ impl Core {
             BackendKind::Null => Box::new(NullBackend::default()),
             BackendKind::Memory => Box::new(MemoryBackend::default()),
             BackendKind::File(path) => {
-                Box::new(FileBackend::new(path).map_err(|source| ConfigError::Medium {
-                    namespace: 1,
-                    bytes: 0,
-                    source,
-                })?)
+                Box::new(
+                    FileBackend::new(path).map_err(|source| ConfigError::Medium {
+                        namespace: 1,
+                        bytes: 0,
+                        source,
+                    })?,
+                )
             }
         };
         Core::with_backend(config, backend)

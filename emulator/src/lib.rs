@@ -66,7 +66,8 @@ mod thread;
 mod trace;
 
 pub use backend::{
-    Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Operation, Outcome, Request,
+    Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Operation,
+    Outcome, Request,
 };
 pub use config::{BackendKind, CommandLimits, Config, ConfigError, NamespaceConfig};
 pub use controller::Statistics;

@@ -238,7 +238,9 @@ fn config_error(error: &ConfigError) -> Error {
             };
             let remedy = match kind {
                 Kind::Environment => "Make it smaller: --size, or fewer namespaces",
-                _ => "Name a file that you may write and that nothing else uses: --backend file:PATH",
+                _ => {
+                    "Name a file that you may write and that nothing else uses: --backend file:PATH"
+                }
             };
             Error::new(kind, format!("{error}: {source}")).remedy(remedy)
         }

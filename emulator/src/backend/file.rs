@@ -190,10 +190,7 @@ impl FileBackend {
                 buffer: bytes,
             },
         );
-        self.workers.give(Job {
-            number,
-            work,
-        });
+        self.workers.give(Job { number, work });
     }
 
     fn finish(&mut self, tag: u32, outcome: Outcome) {

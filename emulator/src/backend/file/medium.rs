@@ -27,9 +27,8 @@ pub(super) enum Compared {
 impl Medium {
     /// Opens a file, or makes it, and makes it at least as long as asked.
     pub(super) fn open(path: &Path, bytes: u64) -> io::Result<Medium> {
-        let named = |error: io::Error| {
-            io::Error::new(error.kind(), format!("{}: {error}", path.display()))
-        };
+        let named =
+            |error: io::Error| io::Error::new(error.kind(), format!("{}: {error}", path.display()));
         let file = OpenOptions::new()
             .read(true)
             .write(true)
@@ -50,6 +49,10 @@ impl Medium {
         })?;
         if metadata.len() < bytes {
             file.set_len(bytes).map_err(named)?;
+            // Some files of the system take any length, and have none.
+            if file.metadata().map_err(named)?.len() != bytes {
+                return Err(named(io::Error::other("it cannot be made longer")));
+            }
         }
         Ok(Medium { file, bytes })
     }

@@ -1,6 +1,6 @@
 use std::time::{Duration, Instant};
 
-use nvme_vfio_dma::{Access, AddressSpace, DomainLimits, SharedMemory};
+use nvme_vfio_dma::{Access, AddressSpace, DomainLimits, IommuDomain as _, SharedMemory};
 
 use super::*;
 use crate::iommu::{DmaOrigin, SoftwareIommu};
@@ -123,7 +123,9 @@ fn overlapping_copies_are_as_if_all_was_read_first() {
     let length = 1 << 20;
     for (from, to) in [(0u64, 4096u64), (4096, 0), (0, 2 << 20)] {
         let mut rig = rig();
-        let data: Vec<u8> = (0..length as u32).map(|at| (at >> 9) as u8 ^ at as u8).collect();
+        let data: Vec<u8> = (0..length as u32)
+            .map(|at| (at >> 9) as u8 ^ at as u8)
+            .collect();
         rig.memory.write_bytes(0, &data).unwrap();
         assert_eq!(rig.run(Operation::Write, from, length), Outcome::Done);
         let copy = Operation::Copy {
@@ -132,7 +134,10 @@ fn overlapping_copies_are_as_if_all_was_read_first() {
         };
         assert_eq!(rig.run(copy, to, length), Outcome::Done);
         let file = std::fs::read(rig.folder.path().join("disk")).unwrap();
-        assert!(file[to as usize..][..length as usize] == data, "{from} to {to}");
+        assert!(
+            file[to as usize..][..length as usize] == data,
+            "{from} to {to}"
+        );
     }
 }
 
@@ -171,6 +176,8 @@ fn a_file_has_one_user_and_is_a_file() {
     );
     let mut folder = FileBackend::new(rig.folder.path()).unwrap();
     assert!(folder.open(1, SIZE).is_err());
+    let mut system = FileBackend::new(Path::new("/proc/version")).unwrap();
+    assert!(system.open(1, SIZE).is_err());
 }
 
 #[test]
@@ -225,8 +232,7 @@ fn what_is_given_up_is_told_once_and_touches_no_memory_later() {
 fn memory_that_went_away_is_not_touched() {
     let mut rig = rig();
     rig.submit(4, Operation::Read, 0, 4096);
-    let space = AddressSpace::new(Arc::clone(&rig.iommu) as _);
-    let other = space.shared(1 << 20, Access::READ_WRITE).unwrap();
-    rig.memory = other;
+    let other = AddressSpace::new(Arc::new(SoftwareIommu::new(rig.iommu.limits())) as _);
+    rig.memory = other.shared(1 << 20, Access::READ_WRITE).unwrap();
     assert_eq!(rig.wait(1)[0].outcome, Outcome::MemoryLost);
 }
