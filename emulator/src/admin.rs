@@ -7,6 +7,7 @@ pub(crate) mod format;
 mod identify;
 pub(crate) mod log;
 pub(crate) mod queues;
+pub(crate) mod shadow;
 
 use nvme_vfio_dma::Access;
 use nvme_vfio_queues::Status;
@@ -33,10 +34,11 @@ pub(crate) const NAMESPACE_MANAGEMENT: u8 = 0x0d;
 const FIRMWARE_COMMIT: u8 = 0x10;
 const FIRMWARE_DOWNLOAD: u8 = 0x11;
 pub(crate) const NAMESPACE_ATTACHMENT: u8 = 0x15;
+const DOORBELL_BUFFER_CONFIG: u8 = 0x7c;
 pub(crate) const FORMAT: u8 = 0x80;
 
 /// The opcodes that this module implements.
-pub(crate) const OPCODES: [u8; 15] = [
+pub(crate) const OPCODES: [u8; 16] = [
     DELETE_SQ,
     CREATE_SQ,
     GET_LOG_PAGE,
@@ -51,6 +53,7 @@ pub(crate) const OPCODES: [u8; 15] = [
     FIRMWARE_COMMIT,
     FIRMWARE_DOWNLOAD,
     NAMESPACE_ATTACHMENT,
+    DOORBELL_BUFFER_CONFIG,
     FORMAT,
 ];
 
@@ -62,9 +65,9 @@ pub(crate) fn execute(
 ) -> Result<Reply, Status> {
     match entry.opcode() {
         DELETE_SQ => queues::delete_submission(core, entry),
-        CREATE_SQ => queues::create_submission(core, entry),
+        CREATE_SQ => queues::create_submission(core, entry, memory),
         DELETE_CQ => queues::delete_completion(core, entry),
-        CREATE_CQ => queues::create_completion(core, entry),
+        CREATE_CQ => queues::create_completion(core, entry, memory),
         GET_LOG_PAGE => log::get(core, entry, memory),
         IDENTIFY => identify::identify(core, entry, memory),
         ABORT => Ok(abort(core, entry, memory)),
@@ -75,6 +78,7 @@ pub(crate) fn execute(
         FIRMWARE_COMMIT => firmware::commit(core, entry),
         FIRMWARE_DOWNLOAD => firmware::download(core, entry, memory),
         NAMESPACE_ATTACHMENT => format::attach(core, entry, memory),
+        DOORBELL_BUFFER_CONFIG => shadow::configure(core, entry, memory),
         FORMAT => format::format(core, entry),
         opcode => {
             tracing::debug!(

@@ -11,6 +11,7 @@ use crate::admin::features::Features;
 use crate::admin::firmware::Firmware;
 use crate::admin::format::Deferred;
 use crate::admin::log::Logs;
+use crate::admin::shadow::Shadow;
 use crate::backend::{
     Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Request,
 };
@@ -101,6 +102,8 @@ pub(crate) struct Core {
     /// The values that a reset brings back.
     pub(crate) saved: Features,
     pub(crate) firmware: Firmware,
+    /// Doorbells in the host's memory, where it set them up.
+    pub(crate) shadow: Option<Box<Shadow>>,
     /// Formats and deletions that wait for commands in flight.
     pub(crate) deferred: Vec<Deferred>,
     pub(crate) events: Events,
@@ -202,6 +205,7 @@ impl Core {
             features: Features::new(&config),
             saved: Features::new(&config),
             firmware: Firmware::new(&config),
+            shadow: None,
             deferred: Vec::new(),
             events: Events::default(),
             logs: Logs::default(),
@@ -450,6 +454,7 @@ impl Core {
         self.deletions.clear();
         self.flights.clear();
         self.jobs.clear();
+        self.shadow = None;
         admin::format::forget_deferred(self);
         self.features = self.saved.clone();
         admin::features::restart(self);

@@ -85,6 +85,9 @@ impl Core {
         if self.interposed {
             self.run_interposed(memory);
         }
+        if self.shadow.is_some() {
+            self.copy_shadows(memory);
+        }
         if self.waiting(0) > 0 {
             self.serve(0, memory);
         }

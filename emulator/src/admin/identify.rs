@@ -72,8 +72,8 @@ fn controller(core: &Core) -> Page {
     page.put(80, &VERSION.to_le_bytes());
     page.put(92, &(1u32 << 8).to_le_bytes()); // OAES: Namespace Attribute Notices
     page.put(111, &[1]); // an I/O controller
-    // OACS: Format NVM, firmware, Namespace Management.
-    page.put(256, &(1u16 << 1 | 1 << 2 | 1 << 3).to_le_bytes());
+    // OACS: Format NVM, firmware, Namespace Management, Doorbell Buffer Config.
+    page.put(256, &(1u16 << 1 | 1 << 2 | 1 << 3 | 1 << 8).to_le_bytes());
     page.put(258, &[3]); // ACL: four Aborts at once
     page.put(259, &[REQUEST_LIMIT]);
     // FRMW: how many slots, the first read-only, activation without a reset.

@@ -44,7 +44,11 @@ fn check(
     Ok(size)
 }
 
-pub(super) fn create_completion(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
+pub(super) fn create_completion(
+    core: &mut Core,
+    entry: &Entry,
+    memory: &DeviceMemory<'_>,
+) -> Result<Reply, Status> {
     let qid = entry.dword(10) as u16;
     let exists = core.completion(qid).is_some();
     let size = check(core, entry, exists, core.registers.cc.iocqes(), 4)?;
@@ -53,7 +57,7 @@ pub(super) fn create_completion(core: &mut Core, entry: &Entry) -> Result<Reply,
     if vector >= core.interrupts.vectors() {
         return Err(Status::INVALID_INTERRUPT_VECTOR.with_dnr());
     }
-    core.clear_doorbell(qid, true);
+    core.start_doorbell(qid, true, memory);
     if let Some(place) = core.completion.get_mut(usize::from(qid)) {
         let mut queue = CompletionQueue::new(entry.prp1(), size);
         queue.vector = interrupts.then_some(vector);
@@ -62,7 +66,11 @@ pub(super) fn create_completion(core: &mut Core, entry: &Entry) -> Result<Reply,
     Ok(Reply::Now(0))
 }
 
-pub(super) fn create_submission(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
+pub(super) fn create_submission(
+    core: &mut Core,
+    entry: &Entry,
+    memory: &DeviceMemory<'_>,
+) -> Result<Reply, Status> {
     let qid = entry.dword(10) as u16;
     let exists = core.submission(qid).is_some();
     let size = check(core, entry, exists, core.registers.cc.iosqes(), 6)?;
@@ -74,7 +82,7 @@ pub(super) fn create_submission(core: &mut Core, entry: &Entry) -> Result<Reply,
         .completion(cqid)
         .ok_or(Status::COMPLETION_QUEUE_INVALID.with_dnr())?;
     completion.users += 1;
-    core.clear_doorbell(qid, false);
+    core.start_doorbell(qid, false, memory);
     if let Some(place) = core.submission.get_mut(usize::from(qid)) {
         *place = Some(SubmissionQueue::new(entry.prp1(), size, cqid));
     }

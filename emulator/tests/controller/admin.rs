@@ -15,7 +15,7 @@ fn identify_controller() {
     assert_eq!((page[512], page[513]), (0x66, 0x44), "SQES, CQES");
     assert_eq!(u32_at(&page, 516), 200, "NN");
     assert_eq!(u16_at(&page, 520), 0x11df, "ONCS");
-    assert_eq!(u16_at(&page, 256), 0b1110, "OACS");
+    assert_eq!(u16_at(&page, 256), 0b1_0000_1110, "OACS");
     assert_eq!(u32_at(&page, 92), 1 << 8, "OAES");
     assert_eq!(
         (page[260], page[524], page[534]),
@@ -418,7 +418,8 @@ fn other_log_pages() {
 fn what_is_not_implemented_says_so_and_counts() {
     let mut host = Host::with_queue("", 8);
     let admin = [
-        0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x10, 0x11, 0x15, 0x80,
+        0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x0d, 0x10, 0x11, 0x15, 0x7c,
+        0x80,
     ];
     let io = [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x19];
     let mut expected = 0;

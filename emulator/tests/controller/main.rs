@@ -18,5 +18,6 @@ mod model;
 mod namespaces;
 mod registers;
 mod seeded;
+mod shadow;
 mod thread;
 mod trace;
