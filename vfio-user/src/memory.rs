@@ -9,9 +9,9 @@ use std::sync::Arc;
 
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
-use nix::sys::mman::{MapFlags, ProtFlags, mmap, munmap};
+use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
 use nix::sys::stat::{SFlag, fstat};
-use nix::sys::statfs::{HUGETLBFS_MAGIC, fstatfs};
+use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{SysconfVar, sysconf};
 
 use crate::device::DmaAccess;
@@ -64,9 +64,15 @@ pub enum MemoryError {
         /// Bytes of a page of the file.
         page_size: u64,
     },
-    /// The descriptor is not a file or memory file: a directory, socket, pipe, device or something else without memory of its own.
+    /// The descriptor is not a file: a directory, socket, pipe, device or something else without memory of its own.
     #[error("the descriptor is not a regular file")]
     NotAFile,
+    /// The file is kept by a file system on a disk, on another machine or in another process: an access could wait for these, for as long as its client likes.
+    #[error("the file is not kept in memory (file system type {file_system:#x})")]
+    NotInMemory {
+        /// Its type, as statfs(2) tells it.
+        file_system: i64,
+    },
     /// The file ends before the memory does.
     #[error("the file has {size} bytes, fewer than offset {offset:#x} and length {length:#x} need")]
     TooShort {
@@ -94,7 +100,7 @@ impl MemoryError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Length { .. } | Self::Alignment { .. } | Self::TooShort { .. } => Errno::EINVAL,
-            Self::NotAFile => Errno::ENODEV,
+            Self::NotAFile | Self::NotInMemory { .. } => Errno::ENODEV,
             Self::Access { .. } => Errno::EACCES,
             Self::System(errno) => *errno,
         }
@@ -102,10 +108,11 @@ impl MemoryError {
 }
 
 impl ClientMemory {
-    /// Maps `length` bytes at `offset` of a file, and closes the descriptor.
+    /// Maps `length` bytes at `offset` of a file that is kept in memory (memfd, shared memory, tmpfs, hugepages), and closes the descriptor. The mapping is not inherited by forked
+    /// children, and is left out of core dumps.
     ///
     /// # Errors
-    /// [`MemoryError`]: whatever is not a file or memory file with that range in whole pages, opened for `access`.
+    /// [`MemoryError`]: whatever is not such a file with that range in whole pages, opened for `access`.
     pub fn map(
         descriptor: OwnedFd,
         offset: u64,
@@ -125,9 +132,7 @@ impl ClientMemory {
         if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
             return Err(MemoryError::NotAFile);
         }
-        // The system's pages, and for a file of hugepages also those: its block size is their size.
-        let page_size =
-            mapping_page_size(&descriptor, u64::try_from(status.st_blksize).unwrap_or(0));
+        let page_size = mapping_page_size(&descriptor, status.st_blksize)?;
         if (offset | length) & (page_size - 1) != 0 {
             return Err(MemoryError::Alignment {
                 offset,
@@ -233,12 +238,21 @@ pub(crate) fn page_size() -> u64 {
 }
 
 /// The pages that a mapping of the file is made of.
-fn mapping_page_size(descriptor: &OwnedFd, block_size: u64) -> u64 {
-    let huge = fstatfs(descriptor).is_ok_and(|status| status.filesystem_type() == HUGETLBFS_MAGIC);
-    if huge && block_size.is_power_of_two() {
-        block_size.max(page_size())
-    } else {
-        page_size()
+fn mapping_page_size(descriptor: &OwnedFd, block_size: i64) -> Result<u64, MemoryError> {
+    let file_system = fstatfs(descriptor)
+        .map_err(MemoryError::System)?
+        .filesystem_type();
+    match file_system {
+        // Of memfd_create(2) and shm_open(3) too.
+        TMPFS_MAGIC => Ok(page_size()),
+        // Its block size is that of its pages.
+        HUGETLBFS_MAGIC => Ok(u64::try_from(block_size)
+            .ok()
+            .filter(|size| size.is_power_of_two())
+            .map_or(page_size(), |size| size.max(page_size()))),
+        other => Err(MemoryError::NotInMemory {
+            file_system: other.0,
+        }),
     }
 }
 
@@ -278,12 +292,18 @@ fn map_shared(
             None,
             length,
             protection,
-            MapFlags::MAP_SHARED | MapFlags::MAP_NORESERVE,
+            MapFlags::MAP_SHARED,
             descriptor.as_fd(),
             offset,
         )
     }
     .map_err(MemoryError::System)?;
+    for advice in [MmapAdvise::MADV_DONTFORK, MmapAdvise::MADV_DONTDUMP] {
+        // SAFETY: the mapping made just now; neither changes what it holds.
+        if let Err(error) = unsafe { madvise(pointer, length.get(), advice) } {
+            tracing::debug!(%error, "a client's memory goes to children or core dumps");
+        }
+    }
     Ok(pointer.cast())
 }
 

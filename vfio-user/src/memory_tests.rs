@@ -135,7 +135,7 @@ fn refuses_what_is_not_a_file() {
 #[test]
 fn refuses_what_the_descriptor_was_not_opened_for() {
     let page = page_size();
-    let mut file = tempfile::NamedTempFile::new().expect("a file");
+    let mut file = tempfile::NamedTempFile::new_in("/dev/shm").expect("a file in memory");
     file.write_all(&vec![1; page as usize]).expect("written");
     let read_only = File::open(file.path()).expect("open");
     assert_eq!(errno(map(&read_only, 0, page, BOTH)), Errno::EACCES);
@@ -178,4 +178,34 @@ fn knows_a_seal_against_shrinking() {
     fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).expect("sealed");
     assert_eq!(errno(map(&file, 0, page_size(), BOTH)), Errno::EPERM);
     assert!(map(&file, 0, page_size(), DmaAccess::READ).is_ok());
+}
+
+#[test]
+fn refuses_files_that_are_not_in_memory() {
+    // Of the process file system: always there, never memory.
+    let file = File::open("/proc/self/exe").expect("this program");
+    let result = map(&file, 0, page_size(), DmaAccess::READ);
+    // (A machine may keep its programs in memory.)
+    let on_tmpfs = nix::sys::statfs::fstatfs(&file)
+        .expect("its file system")
+        .filesystem_type()
+        == nix::sys::statfs::TMPFS_MAGIC;
+    assert_eq!(result.is_ok(), on_tmpfs);
+    let odd = File::open("/proc/self/maps").expect("open");
+    assert_eq!(
+        errno(map(&odd, 0, page_size(), DmaAccess::READ)),
+        Errno::ENODEV
+    );
+}
+
+#[test]
+fn is_not_inherited_and_not_dumped() {
+    let memory = map(&memfd(7), 0, 7 * page_size(), BOTH).expect("mapped");
+    let start = format!("{:x}-", memory.pointer().as_ptr().addr());
+    let smaps = std::fs::read_to_string("/proc/self/smaps").expect("this process's mappings");
+    let mut lines = smaps.lines().skip_while(|line| !line.starts_with(&start));
+    let flags = lines
+        .find(|line| line.starts_with("VmFlags:"))
+        .expect("its flags");
+    assert!(flags.contains(" dc") && flags.contains(" dd"), "{flags}");
 }

@@ -123,6 +123,7 @@ impl Server {
         loop {
             let leaving = stop.is_set() || serving.failed.is_some();
             if leaving {
+                serving.refusals.clear();
                 match &mut serving.session {
                     None => return serving.failed.map_or(Ok(()), Err),
                     Some(session) => session.end(SessionEnd::Stopped),

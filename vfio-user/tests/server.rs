@@ -120,6 +120,48 @@ fn the_next_client_waits_until_the_device_let_go() {
 }
 
 #[test]
+fn a_client_that_is_sent_away_keeps_its_place_until_the_device_let_go() {
+    serve(ServerOptions::default(), |path, device, _| {
+        let client = open(path);
+        device.state().hold = true;
+        // No message: the session ends, and the connection stays.
+        client.send_bytes(&[0xff; 16], &[]).expect("sent");
+        std::thread::sleep(Duration::from_millis(100));
+        let mut next = Client::connect(path);
+        let id = next.send(&VERSION, &[]);
+        std::thread::sleep(Duration::from_millis(100));
+        assert!(next.try_receive().expect("a connection").is_none());
+        device.state().hold = false;
+        next.answer(id).expect("let in, not refused");
+        assert_eq!(device.state().disconnects, 1);
+        drop(client);
+    });
+}
+
+#[test]
+fn what_a_dead_client_left_to_do_does_not_keep_its_successor_out() {
+    serve(ServerOptions::default(), |path, device, _| {
+        for _ in 0..10 {
+            let mut first = open(path);
+            let mut next = {
+                // The device is busy while more comes than is done at a time.
+                let busy = device.state();
+                for _ in 0..200 {
+                    let (bytes, _) = first.encode(&Request::DeviceReset, true);
+                    first.send_bytes(&bytes, &[]).expect("sent");
+                }
+                drop(first);
+                let next = Client::connect(path);
+                drop(busy);
+                next
+            };
+            next.ask(&VERSION, &[]).expect("let in, not refused");
+        }
+        assert_eq!(device.state().resets, 2000);
+    });
+}
+
+#[test]
 fn a_silent_client_keeps_nobody_out_for_long() {
     let options = ServerOptions {
         session: SessionOptions {
@@ -268,11 +310,16 @@ fn the_socket_has_the_mode_it_is_given() {
 fn of_many_servers_one_gets_the_socket() {
     let folder = tempfile::tempdir().expect("a directory");
     let path = folder.path().join("socket");
-    for _ in 0..20 {
+    let together = std::sync::Barrier::new(8);
+    for _ in 0..100 {
         // Left behind.
         drop(UnixListener::bind(&path).expect("a socket"));
         let servers: Vec<_> = std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..8).map(|_| scope.spawn(|| bind(&path))).collect();
+            let start = || {
+                together.wait();
+                bind(&path)
+            };
+            let threads: Vec<_> = (0..8).map(|_| scope.spawn(start)).collect();
             threads
                 .into_iter()
                 .map(|thread| thread.join().expect("it ran"))

@@ -126,6 +126,7 @@ fn descriptors_that_are_no_memory_are_refused() {
             Errno::ENODEV
         );
     }
+    let folder = tempfile::tempdir_in("/dev/shm").expect("a directory in memory");
     let path = folder.path().join("file");
     std::fs::write(&path, vec![0; PAGE as usize]).expect("written");
     let read_only: OwnedFd = std::fs::File::open(&path).expect("open").into();

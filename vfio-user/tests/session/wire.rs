@@ -8,6 +8,9 @@ use nvme_vfio_user::device::{Errno, IrqAction};
 use nvme_vfio_user::message::{Command, Header, IrqSetData, Reply, Request};
 use nvme_vfio_user::{SessionOptions, SessionState, Socket};
 
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvme_vfio_user::SessionEnd;
+
 use super::*;
 
 #[test]
@@ -81,7 +84,7 @@ fn waits_have_an_end() {
     let mut rig = Rig::open_with(options);
     let (request, _) = rig.client.encode(&read(BAR, 0, 2 * PAGE as u32), false);
     let mut sent = 0;
-    while rig.session.interest() != Some(nix::poll::PollFlags::POLLOUT) {
+    while rig.session.interest() != Some(PollFlags::POLLOUT) {
         rig.client.send_bytes(&request, &[]).expect("sent");
         rig.poll();
         sent += 1;
@@ -109,7 +112,7 @@ fn a_client_that_does_not_read_costs_one_reply() {
         sent += 1;
         rig.poll();
     }
-    assert_eq!(rig.session.interest(), Some(nix::poll::PollFlags::POLLOUT));
+    assert_eq!(rig.session.interest(), Some(PollFlags::POLLOUT));
     for _ in 0..sent {
         let message = loop {
             match rig.client.try_receive().expect("a connection") {
@@ -232,15 +235,30 @@ fn descriptors_where_none_belong_are_refused_and_closed() {
     );
     assert!(rig.ended().contains("descriptors"));
     drop(writer);
-    // None is left: the pipe has no writer.
-    let mut end = [nix::poll::PollFd::new(
-        reader.as_fd(),
-        nix::poll::PollFlags::POLLIN,
-    )];
-    nix::poll::poll(&mut end, nix::poll::PollTimeout::ZERO).expect("polled");
-    assert!(
-        end[0]
-            .revents()
-            .is_some_and(|events| events.contains(nix::poll::PollFlags::POLLHUP))
-    );
+    assert!(is_closed(&reader));
+}
+
+#[test]
+fn descriptors_of_half_a_message_are_closed_at_the_end() {
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let mut rig = Rig::open();
+    let (bytes, _) = rig.client.encode(&map(0, PAGE), false);
+    rig.client
+        .send_bytes(&bytes[..20], &[writer.as_fd()])
+        .expect("sent");
+    rig.poll();
+    drop(writer);
+    assert!(!is_closed(&reader));
+    rig.session.end(SessionEnd::Stopped);
+    rig.ended();
+    assert!(is_closed(&reader));
+}
+
+/// Whether nobody holds the other end of a pipe.
+fn is_closed(reader: &std::io::PipeReader) -> bool {
+    let mut end = [PollFd::new(reader.as_fd(), PollFlags::POLLIN)];
+    poll(&mut end, PollTimeout::ZERO).expect("polled");
+    end[0]
+        .revents()
+        .is_some_and(|events| events.contains(PollFlags::POLLHUP))
 }
