@@ -201,6 +201,8 @@ impl Controller {
     /// # Errors
     /// [`Error::NoQueue`] where all granted queues are in use; else as the admin commands.
     pub fn io_queue(&self, options: QueueOptions) -> Result<IoQueue, Error> {
+        // Memory for it may not be had any more either, and that would be the lesser reason.
+        self.0.in_service()?;
         IoQueue::create(Arc::clone(&self.0), options)
     }
 

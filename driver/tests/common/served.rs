@@ -80,8 +80,8 @@ impl ServedProcess {
 
     /// Another process in the place of one that was killed.
     pub(crate) fn restart(&mut self) {
-        // What it left behind is no sign that the next one listens.
-        std::fs::remove_file(self.path()).unwrap();
+        // What the last one left behind is no sign that the next one listens. (The next one takes its socket's place.)
+        std::fs::remove_file(ready(&self.path())).unwrap();
         self.child = spawn(&self.path(), &self.config, self.doorbells);
     }
 }
@@ -91,6 +91,11 @@ impl Drop for ServedProcess {
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// What is there once the socket is listened on.
+fn ready(path: &Path) -> PathBuf {
+    path.with_extension("ready")
 }
 
 fn spawn(path: &Path, config: &str, doorbells: Doorbells) -> Child {
@@ -103,7 +108,7 @@ fn spawn(path: &Path, config: &str, doorbells: Doorbells) -> Child {
         .spawn()
         .unwrap();
     let start = Instant::now();
-    while !path.exists() {
+    while !ready(path).exists() {
         assert!(start.elapsed() < A_WHILE, "the server does not begin");
         thread::sleep(Duration::from_millis(1));
     }
@@ -125,7 +130,10 @@ pub(crate) fn serve_if_asked() {
     let emulator = Emulator::in_domain(config.clone(), served_domain(config.mappings)).unwrap();
     let controller = ServedController::new(emulator, Patience::default()).unwrap();
     let _thread = controller.emulator().spawn().unwrap();
-    let server = Server::bind(Path::new(&path), ServerOptions::default()).unwrap();
+    let mut options = ServerOptions::default();
+    options.session.capabilities.max_dma_maps = config.mappings;
+    let server = Server::bind(Path::new(&path), options).unwrap();
+    std::fs::write(ready(Path::new(&path)), "").unwrap();
     let stop = Stop::new().unwrap();
     if std::env::var(DOORBELLS).as_deref() == Ok("ByMessage") {
         server.run(&ByMessage(controller), &stop).unwrap();

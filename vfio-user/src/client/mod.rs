@@ -162,6 +162,11 @@ impl Client {
         self.lost.load(Ordering::Relaxed)
     }
 
+    /// Ends the connection from this side. Every request fails with [`ClientError::Lost`] from now on; a request under way may still be answered.
+    pub fn close(&self) {
+        self.give_up();
+    }
+
     /// Whether the server's process has ended, so that nothing that was lent to it is touched any more.
     ///
     /// A process closes its sockets before it has quite ended: where the other end of this one is closed, and only then, `patience` is how long

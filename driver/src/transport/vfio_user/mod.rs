@@ -25,7 +25,7 @@ const REGISTERS: u32 = 0;
 const CONFIG: u32 = 7;
 
 /// How long a server whose connection has ended gets to be seen to have exited.
-const PATIENCE: Duration = Duration::from_millis(100);
+const PATIENCE: Duration = Duration::from_millis(500);
 
 /// What a register reads as where there is none: as if the controller were gone.
 const ABSENT: u32 = u32::MAX;
