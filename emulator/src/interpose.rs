@@ -143,6 +143,10 @@ impl Core {
     pub(crate) fn interpose(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
         self.inject_due();
         self.statistics.commands += 1;
+        if !self.running() {
+            // A fault has just stopped the controller, in the middle of what it has fetched.
+            return self.unreserve(sqid);
+        }
         self.trace.record(|| TraceEvent::Command {
             sqid,
             cid: entry.cid(),

@@ -1,12 +1,18 @@
 //! What a controller tells of itself is not believed.
 
-use nvme_vfio::{Error, RecoveryLimit};
-use nvme_vfio_emulator::{CommandFault, Fault, Matcher};
+use std::sync::Arc;
+use std::time::Duration;
+
+use nvme_vfio::{Controller, Error, Options, QueueOptions, RecoveryLimit};
+use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, Until};
 use proptest::prelude::*;
 
 use crate::bench::*;
 
-ways![namespaces_of_odd_formats_are_refused_and_the_controller_stays,];
+ways![
+    random_identify_data_is_survived,
+    namespaces_of_odd_formats_are_refused_and_the_controller_stays,
+];
 
 fn namespaces_of_odd_formats_are_refused_and_the_controller_stays(way: Way) {
     let bench = way.bench(RecoveryLimit::Controller);
@@ -33,6 +39,65 @@ fn namespaces_of_odd_formats_are_refused_and_the_controller_stays(way: Way) {
             ),
             "{nsid}"
         );
+    }
+}
+
+fn random_identify_data_is_survived(way: Way) {
+    let device = way.device("size=16M");
+    let transport = device.transport();
+    for seed in 0..40 {
+        device.emulator.inject(Fault::on(
+            Matcher::admin().opcode(IDENTIFY),
+            CommandFault::RandomData(seed),
+        ));
+        let opened =
+            Controller::with_transport(Arc::clone(&transport), options(RecoveryLimit::Controller));
+        if let Ok(controller) = opened {
+            for nsid in controller.namespaces().into_iter().flatten().take(4) {
+                let _ = controller.namespace(nsid);
+            }
+            assert!(!format!("{:?}", controller.identify()).is_empty());
+        }
+        device.emulator.clear_faults();
+        Controller::with_transport(Arc::clone(&transport), options(RecoveryLimit::Controller))
+            .unwrap()
+            .only_namespace()
+            .unwrap();
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+
+    /// Capabilities of any kind lead to a controller or an error, never to a panic or a doorbell outside the registers.
+    #[test]
+    fn junk_in_capabilities_is_survived(cap in any::<u64>(), sane in any::<bool>()) {
+        let device = Way::InProcess.device("size=16M");
+        // Half of them with what the driver insists on, so that it goes on from there.
+        let cap = if sane { cap & !(0xf << 48) | 1 << 37 | 2 } else { cap };
+        device.emulator.inject(Fault::Controller(ControllerFault::Cap(cap), Until::Cleared));
+        let asked = Options {
+            ready_timeout: Some(Duration::from_millis(5)),
+            admin_timeout: Duration::from_millis(5),
+            io_timeout: Duration::from_millis(5),
+            abort_grace: Duration::from_millis(5),
+            shutdown_timeout: Duration::from_millis(5),
+            ..options(RecoveryLimit::Controller)
+        };
+        if let Ok(controller) = device.open(asked) {
+            let queue = controller.io_queue(QueueOptions::default());
+            if let (Ok(mut queue), Ok(namespace)) = (queue, controller.only_namespace()) {
+                let buffer = controller.allocate(4096).unwrap();
+                // With a wrong stride the doorbells are not those that the controller looks at.
+                match queue.read_blocking(&namespace, 0, buffer) {
+                    Ok(buffer) => assert_eq!(buffer.len(), 4096),
+                    Err(error) => assert!(
+                        matches!(error, Error::Command(_) | Error::TimedOut { .. }),
+                        "{cap:#x}: {error}"
+                    ),
+                }
+            }
+        }
     }
 }
 
