@@ -318,6 +318,9 @@ pub(crate) fn receive(
     length: usize,
     memory: &DeviceMemory<'_>,
 ) -> Result<Vec<u8>, Status> {
+    if length as u64 > core.config.transfer_max() {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
     let command = faulting(sqid, entry);
     let mut extents = Vec::new();
     prp::walk(

@@ -112,12 +112,16 @@ pub(crate) fn finish_deferred(core: &mut Core, memory: &DeviceMemory<'_>) {
             continue;
         }
         let deferred = core.deferred.remove(index);
-        let done = core.do_work(deferred.work, &deferred.namespaces);
+        let mut status = Status::SUCCESS;
+        if let Err(failed) = core.do_work(deferred.work, &deferred.namespaces) {
+            let nsid = deferred.namespaces.first().copied().unwrap_or(0);
+            status = core.log_error(0, deferred.cid, failed, nsid, 0);
+        }
         let completion = Completion {
             sqid: 0,
             cid: deferred.cid,
             result: 0,
-            status: done.err().unwrap_or(Status::SUCCESS),
+            status,
         };
         core.post(&completion, memory);
     }

@@ -104,7 +104,7 @@ impl Core {
     }
 
     /// Copies the shadows that changed into the registers, and tells the host up to where they were seen.
-    #[cold]
+    #[inline(never)]
     pub(crate) fn copy_shadows(&mut self, memory: &DeviceMemory<'_>) {
         let Some(mut shadow) = self.shadow.take() else {
             return;

@@ -127,7 +127,7 @@ impl FileBackend {
                 offset,
                 length,
                 deallocate: true,
-                durable: false,
+                durable: request.force_unit_access,
             },
             Operation::Copy {
                 namespace,

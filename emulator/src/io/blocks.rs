@@ -39,9 +39,11 @@ fn checked<'a>(
     core: &'a Core,
     entry: &Entry,
     power: u8,
+    directive: u32,
 ) -> Result<(&'a Namespace, u64, u64), Status> {
     let (namespace, slba, blocks) = range(core, entry)?;
     within(&core.config, blocks << namespace.shift, power)?;
+    no_directive(directive)?;
     if !namespace.holds(slba, blocks) {
         return Err(Status::LBA_OUT_OF_RANGE.with_dnr());
     }
@@ -88,7 +90,7 @@ pub(super) fn verify(
     entry: &Entry,
     silent: bool,
 ) -> Result<Reply, Status> {
-    let (namespace, slba, blocks) = checked(core, entry, core.config.limits.vsl)?;
+    let (namespace, slba, blocks) = checked(core, entry, core.config.limits.vsl, 0)?;
     let plan = Plan {
         operation: Operation::Verify,
         namespace: namespace.nsid,
@@ -105,8 +107,8 @@ pub(super) fn verify(
 
 /// Write Uncorrectable: marks the blocks; nothing is moved.
 pub(super) fn write_uncorrectable(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
-    no_directive(entry.dword(12) >> 20 & 0xf)?;
-    let (namespace, slba, blocks) = checked(core, entry, core.config.limits.wusl)?;
+    let directive = entry.dword(12) >> 20 & 0xf;
+    let (namespace, slba, blocks) = checked(core, entry, core.config.limits.wusl, directive)?;
     let nsid = namespace.nsid;
     if let Some(namespace) = core.namespaces.get_mut(nsid) {
         namespace.uncorrectable.insert(slba, blocks);
@@ -123,16 +125,17 @@ pub(super) fn write_zeroes(
     silent: bool,
 ) -> Result<Reply, Status> {
     let dword12 = entry.dword(12);
-    no_directive(dword12 >> 20 & 0x7)?;
+    let directive = dword12 >> 20 & 0x7;
     let whole = dword12 & NSZ != 0;
     let (namespace, slba, blocks) = if whole {
         let (namespace, ..) = range(core, entry)?;
+        no_directive(directive)?;
         if namespace.busy {
             return Err(Status::FORMAT_IN_PROGRESS);
         }
         (namespace, 0, namespace.blocks)
     } else {
-        checked(core, entry, core.config.limits.wzsl)?
+        checked(core, entry, core.config.limits.wzsl, directive)?
     };
     let (nsid, shift) = (namespace.nsid, namespace.shift);
     let operation = if whole || dword12 & DEAC != 0 {

@@ -1,6 +1,11 @@
 //! The commands that move no data of blocks: Write Uncorrectable, Verify, Write Zeroes, Dataset Management.
 
-use nvme_vfio_dma::SharedMemory;
+use std::sync::{Arc, Mutex};
+
+use nvme_vfio_dma::{AddressSpace, SharedMemory};
+use nvme_vfio_emulator::{
+    Backend, BackendCompletion, DeviceMemory, Emulator, Operation, Outcome, Request, Segment,
+};
 
 use crate::host::*;
 
@@ -283,4 +288,91 @@ fn dataset_management_is_bounded() {
     assert_eq!(host.run_with(1, deallocate(1), &range(0, 11)).status, 0x183);
     let total = [range(0, 10), range(10, 10), range(20, 1)].concat();
     assert_eq!(host.run_with(1, deallocate(3), &total).status, 0x183);
+}
+
+/// A back end that notes what it is asked for.
+#[derive(Debug, Default)]
+struct Notes {
+    requests: Arc<Mutex<Vec<Request>>>,
+    done: Vec<BackendCompletion>,
+}
+
+impl Backend for Notes {
+    fn submit(&mut self, requests: &[Request], _: &[Segment], _: &DeviceMemory<'_>) {
+        self.requests.lock().unwrap().extend_from_slice(requests);
+        self.done
+            .extend(requests.iter().map(|request| BackendCompletion {
+                tag: request.tag,
+                outcome: Outcome::Done,
+            }));
+    }
+
+    fn poll(&mut self, _: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
+        completions.append(&mut self.done);
+    }
+
+    fn reset(&mut self) {}
+}
+
+#[test]
+fn back_ends_are_asked_for_what_commands_say() {
+    let backend = Notes::default();
+    let requests = Arc::clone(&backend.requests);
+    let mut host = Host::new("");
+    let config = "nsids=3/1M/4096".parse().unwrap();
+    host.emulator = Emulator::with_backend(config, Box::new(backend)).unwrap();
+    host.emulator.config_write(4, &[6, 0]);
+    host.space = AddressSpace::new(host.emulator.iommu());
+    host.enable();
+    host.create_queue(1, 8);
+    let memory = host.memory(4096);
+    let (fua, deac, nsz) = (1 << 30, 1 << 25, 1 << 23);
+    let whole = 1 << 20;
+    for (opcode, flags, operation, offset, length) in [
+        (READ, fua, Operation::Read, 5 << 12, 1 << 12),
+        (WRITE, fua, Operation::Write, 5 << 12, 1 << 12),
+        (COMPARE, fua, Operation::Compare, 5 << 12, 1 << 12),
+        (VERIFY, fua, Operation::Verify, 5 << 12, 1 << 12),
+        (WRITE_ZEROES, fua, Operation::WriteZeroes, 5 << 12, 1 << 12),
+        (
+            WRITE_ZEROES,
+            fua | deac,
+            Operation::Deallocate,
+            5 << 12,
+            1 << 12,
+        ),
+        (WRITE_ZEROES, fua | nsz, Operation::Deallocate, 0, whole),
+    ] {
+        for flags in [flags, flags & !fua] {
+            let entry = with(Host::transfer(opcode, 5, 1, memory.iova().0, 0), 1, 3);
+            good(&mut host, with(entry, 12, entry[12] | flags));
+            let request = requests.lock().unwrap().pop().unwrap();
+            assert_eq!(
+                (request.operation, request.namespace),
+                (operation, 3),
+                "{opcode:#x}"
+            );
+            assert_eq!((request.offset, request.length), (offset, length));
+            assert_eq!(request.force_unit_access, flags & fua != 0);
+        }
+    }
+    let entry = with(deallocate(2), 1, 3);
+    let ranges = [range(1, 2), range(7, 3)].concat();
+    assert_eq!(host.run_with(1, entry, &ranges).status, 0);
+    let told: Vec<_> = requests
+        .lock()
+        .unwrap()
+        .drain(..)
+        .map(|request| (request.operation, request.offset, request.length))
+        .collect();
+    let deallocate = |first: u64, count: u64| (Operation::Deallocate, first << 12, count << 12);
+    assert_eq!(told, [deallocate(1, 2), deallocate(7, 3)]);
+    for (nsid, namespace) in [(3, 3), (u32::MAX, 0)] {
+        good(&mut host, command(0, nsid));
+        let request = requests.lock().unwrap().pop().unwrap();
+        assert_eq!(
+            (request.operation, request.namespace),
+            (Operation::Flush, namespace)
+        );
+    }
 }

@@ -190,6 +190,18 @@ fn limits() {
 }
 
 #[test]
+fn descriptors_are_bounded_by_mdts() {
+    // 8 KiB hold 256 descriptors of 32 bytes, and 204 of 40.
+    let mut host = Host::with_queue("size=1M,mdts=1,msrc=255", 8);
+    for (format, most) in [(0, 256), (1, 204)] {
+        let data = source(format, 0, 0, 1).repeat(most as usize);
+        assert_eq!(host.run_with(1, copy(format, 512, most), &data).status, 0);
+    }
+    let entry = host.run_with(1, copy(1, 512, 205), &[0; 8200]);
+    assert_eq!(entry.status, 0x002);
+}
+
+#[test]
 fn a_range_that_cannot_be_read_ends_it_and_is_told() {
     let mut host = Host::with_queue("size=32K", 8);
     let memory = host.memory(4096);

@@ -107,6 +107,25 @@ fn features_know_whose_they_are() {
     assert_eq!([host.admin(of(1)), host.admin(of(3))], [9, 9]);
 }
 
+#[test]
+fn a_new_namespace_begins_with_the_defaults() {
+    let mut host = Host::enabled("size=1M,nn=2,capacity=2M");
+    let mut create = vec![0; 4096];
+    (create[0], create[8]) = (8, 8);
+    let recreate = |host: &mut Host| {
+        assert_eq!(host.run_with(0, command(0x0d, 0), &create).result, 2);
+        let attach = command(0x15, 2);
+        assert_eq!(host.run_with(0, attach, &[1, 0, 1, 0]).status, 0);
+    };
+    recreate(&mut host);
+    host.admin(with(set(SAVE | 5, 77), 1, 2));
+    host.admin(with(with(command(0x0d, 2), 10, 1), 1, 2));
+    recreate(&mut host);
+    for select in 0..3 {
+        assert_eq!(host.admin(with(get(select, 5, 0), 1, 2)), 0);
+    }
+}
+
 fn timestamp(host: &mut Host, select: u32) -> u64 {
     let memory = host.memory(4096);
     host.admin(with_prps(get(select, TIMESTAMP, 0), memory.iova().0, 0));

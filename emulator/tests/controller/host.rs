@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::{Duration, Instant};
 
 use nvme_vfio_dma::{Access, AddressSpace, SharedMemory};
 use nvme_vfio_emulator::Emulator;
@@ -16,6 +17,9 @@ pub(crate) const ACQ: u32 = 0x30;
 
 /// CC for 64-byte and 16-byte entries and 4 KiB pages, enabled.
 pub(crate) const CC_ENABLE: u32 = 4 << 20 | 6 << 16 | 1;
+
+/// How long a command may take that is not done at once.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 pub(crate) const RDY: u32 = 1;
 pub(crate) const CFS: u32 = 2;
@@ -204,11 +208,17 @@ impl Host {
         })
     }
 
-    /// Submits one command, steps, and takes its completion.
+    /// Submits one command, steps until it is done, and takes its completion.
     pub(crate) fn run(&mut self, qid: u16, dwords: Dwords) -> Entry {
         let cid = self.submit(qid, dwords);
         self.emulator.step();
-        let entry = self.take(qid).expect("a completion");
+        let mut entry = self.take(qid);
+        let since = Instant::now();
+        while entry.is_none() && since.elapsed() < PATIENCE {
+            self.emulator.step();
+            entry = self.take(qid);
+        }
+        let entry = entry.expect("a completion");
         assert_eq!((entry.cid, entry.sqid), (cid, qid));
         entry
     }

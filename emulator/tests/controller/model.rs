@@ -172,7 +172,9 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
             own.blocks[range].fill(None);
             Ok(())
         }),
-        Step::Zeroes { flags, .. } if flags & 1 << 20 != 0 => Err(INVALID_FIELD),
+        Step::Zeroes { flags, .. } if flags & 1 << 20 != 0 => {
+            find(models, nsid).and(Err(INVALID_FIELD))
+        }
         Step::Zeroes { lba, count, flags } => {
             let whole = flags & 1 << 23 != 0;
             let done = find(models, nsid).and_then(|own| {
@@ -349,53 +351,78 @@ fn encode(step: &Step, nsid: u32, size: usize, medium: &[u8]) -> (Dwords, Vec<u8
     }
 }
 
+/// Runs commands on namespaces 1 and 2, and on others that do not exist.
+fn agree(backend: &str, steps: Vec<(u32, Step)>) -> Result<(), TestCaseError> {
+    let config = "nsids=1/16K:2/8K,nn=3,mdts=0,mssrl=5,mcl=12,msrc=4,backend=";
+    let mut host = Host::with_queue(&format!("{config}{backend}"), 8);
+    let memory = Memory::new(&host);
+    let mut behavior = [0; 512];
+    behavior[4] = 0b1100;
+    let set = with(command(9, 0), 10, 0x16);
+    prop_assert_eq!(host.run_with(0, set, &behavior).status, 0);
+    let mut models = [Model::new(16 << 10, 512), Model::new(8 << 10, 512)];
+    for (nsid, step) in steps {
+        // A format of all is tested elsewhere.
+        if matches!(step, Step::Format { .. }) && nsid == u32::MAX {
+            continue;
+        }
+        let size = find(&mut models, nsid).map_or(512, |own| own.lba);
+        let medium = match &step {
+            Step::Compare { lba, count, .. } => find(&mut models, nsid)
+                .and_then(|own| own.read(*lba, (*count).into()))
+                .unwrap_or_default(),
+            _ => Vec::new(),
+        };
+        let (entry, mut data) = encode(&step, nsid, size, &medium);
+        memory.data.write_bytes(0, &data).unwrap();
+        let qid = u16::from(!matches!(step, Step::Format { .. }));
+        let told = host.run(qid, memory.prps(entry, data.len()));
+        let wanted = expected(&mut models, nsid, &step, &mut data);
+        prop_assert_eq!((told.status, told.result), wanted, "{:?} of {}", step, nsid);
+        prop_assert!(
+            bytes(&memory.data, data.len()) == data,
+            "data of {step:?} of {nsid}"
+        );
+    }
+    // Every block of both, at the end.
+    for nsid in [1, 2] {
+        let own = models[nsid as usize - 1].clone();
+        for lba in 0..own.blocks.len() as u64 {
+            let read = with(Host::transfer(2, lba, 1, 0, 0), 1, nsid);
+            let status = host.run(1, memory.prps(read, own.lba)).status;
+            match own.read(lba, 1) {
+                Ok(block) => {
+                    prop_assert_eq!(status, 0);
+                    prop_assert!(bytes(&memory.data, own.lba) == block, "{lba} of {nsid}");
+                }
+                Err(wanted) => prop_assert_eq!(status, wanted),
+            }
+        }
+    }
+    prop_assert_eq!(host.emulator.iommu().fault_count(), 0);
+    Ok(())
+}
+
+fn steps() -> impl Strategy<Value = Vec<(u32, Step)>> {
+    prop::collection::vec((nsid(), step()), 1..60)
+}
+
 proptest! {
     #![proptest_config(seeded(400))]
 
     #[test]
-    fn commands_do_what_a_model_does(steps in prop::collection::vec((nsid(), step()), 1..60)) {
-        let mut host = Host::with_queue("nsids=1/16K:2/8K,nn=3,mdts=0,mssrl=5,mcl=12,msrc=4", 8);
-        let memory = Memory::new(&host);
-        let mut behavior = [0; 512];
-        behavior[4] = 0b1100;
-        let set = with(command(9, 0), 10, 0x16);
-        prop_assert_eq!(host.run_with(0, set, &behavior).status, 0);
-        let mut models = [Model::new(16 << 10, 512), Model::new(8 << 10, 512)];
-        for (nsid, step) in steps {
-            // A format of all is tested elsewhere.
-            if matches!(step, Step::Format { .. }) && nsid == u32::MAX {
-                continue;
-            }
-            let size = find(&mut models, nsid).map_or(512, |own| own.lba);
-            let medium = match &step {
-                Step::Compare { lba, count, .. } => find(&mut models, nsid)
-                    .and_then(|own| own.read(*lba, (*count).into()))
-                    .unwrap_or_default(),
-                _ => Vec::new(),
-            };
-            let (entry, mut data) = encode(&step, nsid, size, &medium);
-            memory.data.write_bytes(0, &data).unwrap();
-            let qid = u16::from(!matches!(step, Step::Format { .. }));
-            let told = host.run(qid, memory.prps(entry, data.len()));
-            let wanted = expected(&mut models, nsid, &step, &mut data);
-            prop_assert_eq!((told.status, told.result), wanted, "{:?} of {}", step, nsid);
-            prop_assert!(bytes(&memory.data, data.len()) == data, "data of {step:?} of {nsid}");
-        }
-        // Every block of both, at the end.
-        for nsid in [1, 2] {
-            let own = models[nsid as usize - 1].clone();
-            for lba in 0..own.blocks.len() as u64 {
-                let read = with(Host::transfer(2, lba, 1, 0, 0), 1, nsid);
-                let status = host.run(1, memory.prps(read, own.lba)).status;
-                match own.read(lba, 1) {
-                    Ok(block) => {
-                        prop_assert_eq!(status, 0);
-                        prop_assert!(bytes(&memory.data, own.lba) == block, "{lba} of {nsid}");
-                    }
-                    Err(wanted) => prop_assert_eq!(status, wanted),
-                }
-            }
-        }
-        prop_assert_eq!(host.emulator.iommu().fault_count(), 0);
+    fn commands_do_what_a_model_does(steps in steps()) {
+        agree("memory", steps)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(seeded(60))]
+
+    #[test]
+    fn files_do_what_a_model_does(steps in steps()) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("medium");
+        agree(&format!("file:{}", path.display()), steps)?;
     }
 }

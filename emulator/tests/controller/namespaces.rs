@@ -425,9 +425,9 @@ fn a_copy_between_namespaces_holds_both() {
     let set = with(command(9, 0), 10, 0x16);
     assert_eq!(host.run_with(0, set, &behavior).status, 0);
     open.store(false, Ordering::Relaxed);
-    // From namespace 2, then from 1.
+    // From namespace 1, then from 2, of which the back end does not know yet.
     let mut sources = [0; 64];
-    (sources[0], sources[32]) = (2, 1);
+    (sources[0], sources[32]) = (1, 2);
     let memory = host.memory(4096);
     memory.write_bytes(0, &sources).unwrap();
     let copy = with(command(0x19, 1), 12, 2 << 8 | 1);
@@ -441,6 +441,9 @@ fn a_copy_between_namespaces_holds_both() {
     host.emulator.step();
     assert_eq!(host.take(0).unwrap().status, 0, "of the third only");
     assert!(host.take(0).is_none());
+    // Nothing is copied out of a namespace that is about to be formatted.
+    let other = with(with(copy, 1, 3), 12, 2 << 8 | 1);
+    assert_eq!(host.refused(1, other), 0x084);
     open.store(true, Ordering::Relaxed);
     host.emulator.step();
     host.emulator.step();
