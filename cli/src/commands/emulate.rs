@@ -68,6 +68,9 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
         ..ServerOptions::default()
     };
     options.session.sealed_memory = args.sealed;
+    // No more than the controller's IOMMU takes: a client is told, and keeps to it.
+    let offered = &mut options.session.capabilities.max_dma_maps;
+    *offered = (*offered).min(config.mappings);
     let server = Server::bind(&args.socket, options).map_err(server_error)?;
     let thread = served
         .emulator()
