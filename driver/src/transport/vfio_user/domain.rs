@@ -7,8 +7,7 @@ use std::sync::atomic::{AtomicU32, Ordering};
 
 use nix::errno::Errno;
 use nvme_vfio_dma::{
-    Access, DomainId, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError,
-    check_region,
+    DomainId, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError, check_region,
 };
 use nvme_vfio_user::message::DmaAccess;
 use nvme_vfio_user::{Client, ClientError};
@@ -23,6 +22,9 @@ const LAST: u64 = (1 << 47) - 1;
 ///
 /// Memory goes there with its descriptor, so the server maps the file, not this process's memory: whatever the server does, it reaches
 /// no page that was not lent to it, and pages stay the file's until the server has let go of them too.
+///
+/// Everything is lent for reading and writing, whatever the device needs. The descriptor lets the server map it so anyway, hence nothing
+/// is won by saying less, and SPDK's target clears the memory of submission queues, which ends it where that is read-only.
 #[derive(Debug)]
 pub(super) struct ServedDomain {
     id: DomainId,
@@ -67,15 +69,9 @@ impl IommuDomain for ServedDomain {
         check_region(&self.limits(), region, iova)?;
         // Memory without one could be reached by DMA_READ and DMA_WRITE only, which neither this driver nor most servers offer.
         let file = region.descriptor.ok_or(MapError::NotShareable)?;
-        let mut access = DmaAccess::empty();
-        access.set(DmaAccess::READ, region.access.contains(Access::DEVICE_READ));
-        access.set(
-            DmaAccess::WRITE,
-            region.access.contains(Access::DEVICE_WRITE),
-        );
         let length = region.length;
         self.client
-            .dma_map(iova.0, length as u64, access, Some(file))
+            .dma_map(iova.0, length as u64, DmaAccess::all(), Some(file))
             .map_err(|error| match error.errno() {
                 Some(Errno::EEXIST) => MapError::Overlap { iova, length },
                 Some(Errno::ENOSPC) => MapError::TooManyMappings,
