@@ -250,7 +250,11 @@ impl Transport for VfioUserTransport {
 
     fn relax(&self) {
         // A system call, for what the server should not ask at all: now and then is enough.
-        if self.rounds.fetch_add(1, Ordering::Relaxed) % ATTEND == 0 {
+        if self
+            .rounds
+            .fetch_add(1, Ordering::Relaxed)
+            .is_multiple_of(ATTEND)
+        {
             self.client.attend();
         }
         std::thread::yield_now();
