@@ -72,6 +72,35 @@ fn counted_bench(
     Ok(())
 }
 
+/// What the emulated controller does for a batch, as its own thread does it: the commands, and the first look after them that finds nothing.
+#[inline(never)]
+fn counted_controller(emulator: &Emulator) -> u64 {
+    emulator.work(1)
+}
+
+/// The controller's half alone: the driver's work is not counted.
+fn controller(
+    rig: &mut Rig,
+    buffers: Vec<nvme_vfio::Buffer>,
+    count: u64,
+) -> Result<(), Box<dyn Error>> {
+    let Rig {
+        emulator,
+        namespace,
+        queue,
+        ..
+    } = rig;
+    smallest::run(queue, namespace, buffers, count, || {
+        counted_controller(emulator);
+    })
+}
+
+/// Steps of a controller that has nothing to do.
+#[inline(never)]
+fn counted_empty_steps(emulator: &Emulator, count: u64) {
+    emulator.work(u32::try_from(count).unwrap_or(u32::MAX));
+}
+
 /// Polls of a queue that has nothing to tell.
 #[inline(never)]
 fn counted_empty_polls(queue: &mut IoQueue, count: u64) {
@@ -99,7 +128,10 @@ fn bench_job(namespace: Namespace, count: u64) -> Job {
 fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, depth, count] = arguments.as_slice() else {
-        return Err("usage: instructions smallest|bench|empty-poll DEPTH COUNT".into());
+        return Err(
+            "usage: instructions smallest|bench|empty-poll|controller|empty-step DEPTH COUNT"
+                .into(),
+        );
     };
     let count: u64 = count.parse()?;
     let mut rig = Rig::new(QueueOptions::with_depth(depth.parse()?))?;
@@ -109,6 +141,11 @@ fn main() -> Result<(), Box<dyn Error>> {
         "bench" => {
             let job = bench_job(rig.namespace, count);
             counted_bench(&mut rig, &job, buffers)
+        }
+        "controller" => controller(&mut rig, buffers, count),
+        "empty-step" => {
+            counted_empty_steps(&rig.emulator, count);
+            Ok(())
         }
         "empty-poll" => {
             counted_empty_polls(&mut rig.queue, count);
