@@ -157,9 +157,12 @@ pub trait Backend: Send + Debug {
         false
     }
 
-    /// Executes a batch of plain reads and writes before it returns, and says in each how it ended. Only called where
-    /// [`Backend::is_immediate`] is true.
-    fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) {}
+    /// Executes a batch of plain reads and writes before it returns, and says in each how it ended; whether all of them are done. Only called
+    /// where [`Backend::is_immediate`] is true.
+    fn immediate(&mut self, commands: &mut [Immediate], memory: &DeviceMemory<'_>) -> bool {
+        let _ = memory;
+        commands.is_empty()
+    }
 
     /// Ends these requests as soon as possible, done or not: their client wants its memory back. Each is reported once, as ever. By default they take
     /// the time that they take.

@@ -34,6 +34,7 @@ use crate::registers::{
     CFS, Configuration, Effect, RDY, Registers, SHST, SHST_COMPLETE, SHST_OCCURRING,
 };
 use crate::trace::{TraceEvent, Tracer};
+use crate::watch::Watch;
 
 /// Submission entries fetched at once.
 pub(crate) const BATCH: usize = 64;
@@ -95,6 +96,8 @@ pub(crate) struct Core {
     pub(crate) completion: Vec<Option<CompletionQueue>>,
     /// Identifiers of the I/O submission queues that exist.
     pub(crate) active: Vec<u16>,
+    /// The doorbells that a quiet controller looks at.
+    pub(crate) watches: Vec<Watch>,
     /// The active queue that is served first in the next step.
     pub(crate) turn: usize,
     pub(crate) namespaces: Namespaces,
@@ -113,6 +116,8 @@ pub(crate) struct Core {
     pub(crate) immediate: bool,
     /// Whether this step looks at every doorbell of a queue that it serves.
     pub(crate) thorough: bool,
+    /// How often a thread found nothing to do since it last looked at all doorbells.
+    pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
     pub(crate) paused: bool,
     pub(crate) flights: Flights,
@@ -200,6 +205,7 @@ impl Core {
             submission: (0..queues).map(|_| None).collect(),
             completion: (0..queues).map(|_| None).collect(),
             active: Vec::new(),
+            watches: Vec::new(),
             turn: 0,
             namespaces: Namespaces::new(&config),
             features: Features::new(&config),
@@ -211,6 +217,7 @@ impl Core {
             logs: Logs::default(),
             immediate: backend.is_immediate(),
             thorough: false,
+            rests: 0,
             paused: false,
             backend,
             flights: Flights::default(),
@@ -259,9 +266,15 @@ impl Core {
     }
 
     /// The doorbell of a queue: its submission tail or completion head.
+    #[inline]
     pub(crate) fn doorbell(&self, qid: u16, completion: bool) -> Option<&AtomicU32> {
-        let index = (2 * usize::from(qid) + usize::from(completion)) << self.config.dstrd;
-        self.doorbells.get(index)
+        self.doorbells.get(self.doorbell_place(qid, completion))
+    }
+
+    /// The place of a queue's doorbell among the doorbells.
+    #[inline]
+    pub(crate) fn doorbell_place(&self, qid: u16, completion: bool) -> usize {
+        (2 * usize::from(qid) + usize::from(completion)) << self.config.dstrd
     }
 
     /// A new queue starts with its doorbell at 0, whatever was written there before.

@@ -17,6 +17,9 @@ use crate::iommu::{DeviceMemory, SoftwareIommu};
 use crate::script::FaultScript;
 use crate::trace::{Trace, Tracer};
 
+/// How often a thread finds nothing to do before it looks at doorbells that nothing correct rings.
+const RESTS: u32 = 32;
+
 /// The interrupt range of x86, which no IOMMU maps.
 const HOLE: (u64, u64) = (0xfee0_0000, 0xfeef_ffff);
 
@@ -300,13 +303,22 @@ impl Emulator {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = self.memory(&core);
         let before = core.statistics.completions;
-        let mut idle = 0;
+        let (mut idle, mut quiet) = (0, false);
         // Bounded, so that a controller that never rests is asked now and then whether it shall end.
         for _ in 0..1 << 16 {
             if idle == patience {
                 break;
             }
-            if core.advance(&memory) > 0 {
+            let posted = if quiet {
+                let (posted, still) = core.look(&memory);
+                quiet = still;
+                posted
+            } else {
+                let posted = core.advance(&memory);
+                quiet = core.watch();
+                posted
+            };
+            if posted > 0 {
                 idle = 0;
             } else {
                 idle += 1;
@@ -316,7 +328,9 @@ impl Emulator {
                 break;
             }
         }
-        if idle == patience && core.running() && !core.gone() {
+        core.rests += u32::from(idle == patience);
+        if core.rests >= RESTS && core.running() && !core.gone() {
+            core.rests = 0;
             core.find_stray_doorbells();
         }
         core.statistics.completions - before

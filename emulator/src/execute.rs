@@ -230,7 +230,7 @@ impl Core {
     }
 
     /// Fetches and runs what waits in one submission queue, as far as its completion queue has room.
-    fn serve(&mut self, sqid: u16, memory: &DeviceMemory<'_>) {
+    pub(crate) fn serve(&mut self, sqid: u16, memory: &DeviceMemory<'_>) {
         let mut left = self.waiting(sqid);
         while left > 0 && self.running() {
             let Some(queue) = self.submission(sqid) else {

@@ -64,6 +64,7 @@ mod seeded;
 mod serve;
 mod thread;
 mod trace;
+mod watch;
 
 pub use backend::{
     Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Operation,

@@ -84,13 +84,13 @@ impl HostRegion {
         let Some(source) = self.at(offset, size_of_val(into)) else {
             return false;
         };
-        let source = source.cast::<u64>().as_ptr();
+        let source = source.cast::<[u64; 8]>().as_ptr();
         if !source.is_aligned() {
             return false;
         }
-        for (index, word) in into.as_flattened_mut().iter_mut().enumerate() {
-            // SAFETY: as many aligned quadwords at `source` as `into` has were bounded by `at`.
-            *word = u64::from_le(unsafe { source.add(index).read_volatile() });
+        for (index, entry) in into.iter_mut().enumerate() {
+            // SAFETY: as many aligned entries at `source` as `into` has were bounded by `at`.
+            *entry = unsafe { source.add(index).read_volatile() }.map(u64::from_le);
         }
         true
     }

@@ -25,6 +25,29 @@ pub(crate) struct Geometry {
     pub(crate) most: u64,
 }
 
+/// What a batch moved.
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct Moved {
+    pub(crate) reads: u64,
+    pub(crate) read_bytes: u64,
+    pub(crate) writes: u64,
+    pub(crate) written_bytes: u64,
+}
+
+impl Moved {
+    #[inline]
+    fn count(&mut self, command: &Immediate) {
+        let bytes = u64::from(command.length);
+        if command.operation == Operation::Read {
+            self.reads += 1;
+            self.read_bytes += bytes;
+        } else {
+            self.writes += 1;
+            self.written_bytes += bytes;
+        }
+    }
+}
+
 /// What a batch of one queue needs to know.
 struct Batch {
     geometry: Geometry,
@@ -128,43 +151,44 @@ impl Core {
         if quick.is_empty() {
             return;
         }
-        self.backend.immediate(quick, memory);
-        let mut fine = true;
-        for command in quick.iter() {
-            if command.outcome == Outcome::Done {
-                self.logs
-                    .count(command.operation, u64::from(command.length));
-            } else {
-                fine = false;
+        let all_done = self.backend.immediate(quick, memory);
+        let mut left = quick.as_slice();
+        if all_done {
+            let posted = self.post_quick(sqid, left, memory);
+            left = left.get(posted..).unwrap_or_default();
+            if !left.is_empty() {
+                // The queue ended before.
+                let posted = self.post_quick(sqid, left, memory);
+                left = left.get(posted..).unwrap_or_default();
             }
         }
-        if !(fine && self.post_quick(sqid, quick, memory)) {
-            self.post_singly(sqid, nsid, quick, memory);
+        if !left.is_empty() {
+            self.post_singly(sqid, nsid, left, memory);
         }
         quick.clear();
     }
 
-    /// Posts the success of all, if their entries lie side by side and in one mapping.
-    fn post_quick(&mut self, sqid: u16, quick: &[Immediate], memory: &DeviceMemory<'_>) -> bool {
+    /// Posts the success of all whose entries lie side by side and in one mapping, and counts them; how many those were.
+    fn post_quick(&mut self, sqid: u16, quick: &[Immediate], memory: &DeviceMemory<'_>) -> usize {
         let Some(Some(submission)) = self.submission.get(usize::from(sqid)) else {
-            return false;
+            return 0;
         };
         let middle = u32::from(sqid) << 16 | submission.head & 0xffff;
         let Some(Some(queue)) = self.completion.get_mut(usize::from(submission.cqid)) else {
-            return false;
+            return 0;
         };
-        let count = quick.len() as u32;
-        if count > queue.size - queue.tail {
-            return false;
-        }
+        let count = (quick.len() as u32).min(queue.size - queue.tail);
         let at = queue.base.wrapping_add(u64::from(queue.tail) * 16);
         let phase = u32::from(queue.phase) << 16;
-        let entries = quick
-            .iter()
-            .map(|command| [0, 0, middle, phase | u32::from(command.cid)]);
-        if !memory.post(at, quick.len(), entries) {
-            return false;
+        let mut moved = Moved::default();
+        let entries = quick.iter().map(|command| {
+            moved.count(command);
+            [0, 0, middle, phase | u32::from(command.cid)]
+        });
+        if !memory.post(at, count as usize, entries) {
+            return 0;
         }
+        self.logs.count_many(&moved);
         queue.reserved = queue.reserved.saturating_sub(count);
         queue.tail += count;
         if queue.tail == queue.size {
@@ -175,7 +199,7 @@ impl Core {
             self.interrupts.raise(vector);
         }
         self.statistics.completions += u64::from(count);
-        true
+        count as usize
     }
 
     /// Posts the answers one by one: some are errors, or the queue ends or changes its mapping among them.
@@ -190,6 +214,8 @@ impl Core {
         for command in quick {
             let status = self.status(command.outcome);
             let status = if status.is_success() {
+                self.logs
+                    .count(command.operation, u64::from(command.length));
                 status
             } else {
                 self.log_error(sqid, command.cid, status, nsid, command.lba)

@@ -11,6 +11,7 @@ use crate::command::Entry;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
+use crate::quick::Moved;
 
 const SUPPORTED: u8 = 0x00;
 pub(crate) const ERROR: u8 = 0x01;
@@ -67,6 +68,14 @@ impl Logs {
 
     pub(crate) fn media_error(&mut self) {
         self.media_errors += 1;
+    }
+
+    /// Counts a batch.
+    pub(crate) fn count_many(&mut self, moved: &Moved) {
+        self.reads += moved.reads;
+        self.read_bytes += moved.read_bytes;
+        self.writes += moved.writes;
+        self.written_bytes += moved.written_bytes;
     }
 
     pub(crate) fn count(&mut self, operation: Operation, bytes: u64) {

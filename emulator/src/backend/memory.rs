@@ -214,10 +214,13 @@ impl Backend for MemoryBackend {
         true
     }
 
-    fn immediate(&mut self, commands: &mut [Immediate], memory: &DeviceMemory<'_>) {
+    fn immediate(&mut self, commands: &mut [Immediate], memory: &DeviceMemory<'_>) -> bool {
+        let mut all_done = true;
         for command in commands {
             command.outcome = self.transfer(command, memory);
+            all_done &= command.outcome == Outcome::Done;
         }
+        all_done
     }
 
     fn reset(&mut self) {

@@ -36,7 +36,9 @@ impl Backend for NullBackend {
         true
     }
 
-    fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) {}
+    fn immediate(&mut self, _commands: &mut [Immediate], _memory: &DeviceMemory<'_>) -> bool {
+        true
+    }
 
     fn reset(&mut self) {
         self.done.clear();

@@ -75,14 +75,17 @@ impl DeviceMemory<'_> {
     }
 
     /// The mapping at `iova`, looked for where the last access of this kind was first.
-    #[inline]
+    #[inline(always)]
     fn find(&self, iova: u64, hint: usize) -> Option<(u32, &Region)> {
         let hint = self.hints.get(hint)?;
-        if let Some(region) = self.regions.slot(hint.get())
-            && region.from(iova) > 0
-        {
-            return Some((hint.get(), region));
+        match self.regions.slot(hint.get()) {
+            Some(region) if region.from(iova) > 0 => Some((hint.get(), region)),
+            _ => self.search(iova, hint),
         }
+    }
+
+    #[cold]
+    fn search(&self, iova: u64, hint: &Cell<u32>) -> Option<(u32, &Region)> {
         let (slot, region) = self.regions.find(iova)?;
         hint.set(slot);
         Some((slot, region))
