@@ -36,6 +36,12 @@ pub struct EmulateArgs {
     /// A TOML file that describes the controller; the options and [CONFIG] go over it
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
+    /// A TOML file of faults to inject; steps and commands in it are counted from the start
+    #[arg(long, value_name = "FILE")]
+    pub faults: Option<PathBuf>,
+    /// Write all that the controller does to a file, one line of JSON each; commands take longer then
+    #[arg(long, value_name = "FILE")]
+    pub trace: Option<PathBuf>,
     /// Poll all the time, instead of sleeping up to 1 ms when nothing happens
     #[arg(long)]
     pub poll: bool,

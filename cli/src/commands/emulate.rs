@@ -3,13 +3,14 @@
 mod signals;
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
+use std::fs::File;
+use std::io::{self, BufWriter, Write as _};
 use std::path::Path;
 use std::time::{Duration, Instant};
 
 use nvme_vfio_emulator::{
-    BackendKind, Config, ConfigError, Emulator, Patience, ServedController, ThreadOptions,
-    served_domain,
+    BackendKind, Config, ConfigError, Emulator, FaultScript, Patience, ServedController,
+    ThreadOptions, TraceWriter, served_domain,
 };
 use nvme_vfio_user::{Server, ServerError, ServerOptions, sigbus};
 use serde::Serialize;
@@ -20,6 +21,11 @@ use crate::{
     output::to_stdout,
     size,
 };
+
+/// Records of a trace that may wait to be written.
+const TRACE_RECORDS: usize = 1 << 18;
+
+const FAULTS_REMEDY: &str = "See the chapter 'Fault scripts' of docs/emulator.md";
 
 /// What is written when clients can connect.
 #[derive(Serialize)]
@@ -51,6 +57,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
     if let Some(cpu) = args.cpu {
         check_cpu(cpu)?;
     }
+    let faults = faults(args)?;
     let stop = signals::stop()
         .map_err(|errno| Error::new(Kind::Environment, format!("cannot watch signals: {errno}")))?;
     // Memory that its owner may shrink is accepted, so whoever does that must not end this process.
@@ -71,6 +78,10 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
     // No more than the controller's IOMMU takes: a client is told, and keeps to it.
     let offered = &mut options.session.capabilities.max_dma_maps;
     *offered = (*offered).min(config.mappings);
+    let trace = trace(args, served.emulator())?;
+    if let Some(faults) = &faults {
+        served.emulator().play(faults);
+    }
     let server = Server::bind(&args.socket, options).map_err(server_error)?;
     let thread = served
         .emulator()
@@ -84,9 +95,38 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
     let ended = server.run(&served, stop).map_err(server_error);
     drop(thread);
     drop(server);
+    if let (Some(trace), Some(path)) = (trace, &args.trace) {
+        trace
+            .end()
+            .map_err(|error| Error::file(format_args!("writing {}", path.display()), &error))?;
+    }
     let summary = summary(&served, began.elapsed());
     ended?;
     tell(args, &summary)
+}
+
+/// The faults to inject.
+fn faults(args: &EmulateArgs) -> Result<Option<FaultScript>, Error> {
+    let Some(path) = &args.faults else {
+        return Ok(None);
+    };
+    let toml = std::fs::read_to_string(path)
+        .map_err(|error| Error::file(format_args!("reading {}", path.display()), &error))?;
+    let script = FaultScript::parse(&toml)
+        .map_err(|error| Error::usage(error.to_string(), FAULTS_REMEDY).context(path.display()))?;
+    Ok(Some(script))
+}
+
+/// Begins to write down what the controller does.
+fn trace(args: &EmulateArgs, emulator: &Emulator) -> Result<Option<TraceWriter>, Error> {
+    let Some(path) = &args.trace else {
+        return Ok(None);
+    };
+    let failed = |error| Error::file(format_args!("writing {}", path.display()), &error);
+    let file = File::create(path).map_err(failed)?;
+    let trace = emulator.trace(TRACE_RECORDS);
+    let writer = trace.map(|trace| trace.write_to(BufWriter::new(file)));
+    writer.transpose().map_err(failed)
 }
 
 /// The description, put together from the options and checked.
