@@ -2,16 +2,18 @@
 //! after it.
 
 mod common;
+#[path = "common/served.rs"]
+mod served;
 
 use std::collections::HashSet;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread;
 
-use nvme_vfio::{Controller, IoQueue, Namespace, Outcome, QueueOptions};
+use nvme_vfio::{Controller, IoQueue, Namespace, Options, Outcome, QueueOptions};
+use served::{Doorbells, ServedProcess};
 
 const THREADS: u64 = 4;
-const RESETS: u64 = 1000;
 const DEPTH: u32 = 64;
 
 /// Keeps a queue full until told to stop, and tells how many commands it reported.
@@ -79,9 +81,26 @@ fn load(
     reported
 }
 
+/// Not a test by itself: what `ServedProcess` runs in a process of its own.
+#[test]
+fn serving_process() {
+    served::serve_if_asked();
+}
+
 #[test]
 fn every_command_is_reported_once_and_every_queue_works_after() {
-    let controller = common::open();
+    resets_under_load(&common::open(), 1000);
+}
+
+#[test]
+fn so_it_is_with_a_controller_in_another_process() {
+    for doorbells in [Doorbells::Mapped, Doorbells::ByMessage] {
+        let server = ServedProcess::start("size=64M", doorbells);
+        resets_under_load(&server.open(Options::default()).unwrap(), 100);
+    }
+}
+
+fn resets_under_load(controller: &Controller, resets: u64) {
     let namespace = controller.only_namespace().unwrap();
     let stop = Arc::new(AtomicBool::new(false));
     let rounds = Arc::new(AtomicU64::new(0));
@@ -95,7 +114,7 @@ fn every_command_is_reported_once_and_every_queue_works_after() {
             thread::spawn(move || load(&controller, queue, &namespace, &stop, &rounds))
         })
         .collect();
-    for _ in 0..RESETS {
+    for _ in 0..resets {
         // Between two resets the load gets going again, so that each reset meets commands in flight.
         let seen = rounds.load(Ordering::Relaxed);
         while rounds.load(Ordering::Relaxed) < seen + 2 * u64::from(DEPTH) {
@@ -108,7 +127,7 @@ fn every_command_is_reported_once_and_every_queue_works_after() {
         .into_iter()
         .map(|thread| thread.join().unwrap())
         .sum();
-    println!("{RESETS} resets, {reported} commands reported");
-    assert_eq!(controller.events().resets, RESETS);
+    println!("{resets} resets, {reported} commands reported");
+    assert_eq!(controller.events().resets, resets);
     assert_eq!(controller.quarantined(), 0);
 }

@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // two system calls that give descriptors of processes, which nix does not have
 
 use std::os::fd::{AsFd, AsRawFd, FromRawFd, OwnedFd, RawFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Instant;
 
 use nix::errno::Errno;
@@ -9,9 +10,14 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
 use crate::socket::{Deadline, Socket};
 
-/// The process that listened when the connection was made, where the kernel told which and it was alive then.
+/// The process that listened when the connection was made.
 #[derive(Debug)]
-pub(super) struct Peer(Option<OwnedFd>);
+pub(super) struct Peer {
+    /// Where the kernel told which it is, and it was alive then.
+    process: Option<OwnedFd>,
+    /// Whether its end was waited for once already.
+    waited: AtomicBool,
+}
 
 /// `SO_PEERPIDFD`, Linux 6.5 and later.
 const SO_PEERPIDFD: libc::c_int = 77;
@@ -20,12 +26,16 @@ impl Peer {
     pub(super) fn of(socket: &Socket) -> Self {
         let process = peer_pidfd(socket).or_else(|| pidfd_open(socket.peer().ok()?.pid()));
         // A parent that has gone away and left its socket to a child tells nothing of the child.
-        Self(process.filter(|process| !has_exited_by(process, Deadline::at(Instant::now()))))
+        let now = Deadline::at(Instant::now());
+        Self {
+            process: process.filter(|process| !has_exited_by(process, now)),
+            waited: AtomicBool::new(false),
+        }
     }
 
     /// Whether it has exited since, and the other end of `socket` is closed: some process that it left behind would keep it open.
     pub(super) fn has_ended(&self, socket: &Socket, deadline: Deadline) -> bool {
-        let Some(process) = &self.0 else {
+        let Some(process) = &self.process else {
             return false;
         };
         // POLLHUP is told without being asked for.
@@ -35,7 +45,16 @@ impl Peer {
                 .iter()
                 .filter_map(PollFd::revents)
                 .any(|events| events.contains(PollFlags::POLLHUP));
-        closed && has_exited_by(process, deadline)
+        if !closed {
+            return false;
+        }
+        // One that lives on after it closed the connection is waited for once, and not by everyone who asks.
+        let deadline = if self.waited.swap(true, Ordering::Relaxed) {
+            Deadline::at(Instant::now())
+        } else {
+            deadline
+        };
+        has_exited_by(process, deadline)
     }
 }
 
