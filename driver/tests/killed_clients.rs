@@ -144,7 +144,8 @@ fn round(path: &Path, delay: Duration, number: u64) {
     let _next = Client::connect(path, &ClientOptions::default()).unwrap();
     assert_eq!(lent(), 0, "memory of client {number} is still mapped");
     let waited = killed.elapsed();
-    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    // Milliseconds, on a machine that has time.
+    assert!(waited < Duration::from_secs(30), "{waited:?}");
     for (file, length) in &memory {
         file.write_all_at(&vec![MARK; *length], 0).unwrap();
     }
