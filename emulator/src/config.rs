@@ -95,6 +95,9 @@ pub struct Config {
     pub mpsmax: u8,
     /// CAP.TO: longest wait for CSTS.RDY in units of 500 ms, 1 to 255; key `to`.
     pub to: u8,
+    /// Whether reading deallocated or unwritten blocks can be made an error (NSFEAT.DAE): it keeps account of every block that is written.
+    /// Key `dulbe`.
+    pub dulbe: bool,
     /// Whether there is a volatile write cache; key `vwc`.
     pub vwc: bool,
     /// What executes the commands; key `backend`.
@@ -132,6 +135,7 @@ impl Default for Config {
             mpsmin: 0,
             mpsmax: 4,
             to: 10,
+            dulbe: false,
             vwc: true,
             backend: BackendKind::Memory,
             serial: "EMULATED0001".into(),

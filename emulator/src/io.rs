@@ -215,7 +215,7 @@ pub(crate) fn start(
     if marked && plan.operation == Operation::Write {
         let blocks = u64::from(entry.blocks());
         if let Some(namespace) = core.namespaces.get_mut(plan.namespace) {
-            namespace.uncorrectable.remove(entry.slba(), blocks);
+            namespace.write(entry.slba(), blocks);
         }
     }
     submit(core, sqid, entry, &plan, run.silent, first);
@@ -235,17 +235,20 @@ fn readable(core: &mut Core, plan: &Plan, entry: &Entry) -> Result<(), Status> {
         return Ok(());
     }
     let (slba, blocks) = (entry.slba(), u64::from(entry.blocks()));
-    let Some(lba) = namespace.uncorrectable.first_of(slba, blocks) else {
-        return Ok(());
-    };
-    Err(unrecovered(core, lba))
+    let holes = core.features.holes_are_errors(namespace.nsid);
+    match namespace.unreadable(slba, blocks, holes) {
+        Some(why) => Err(unreadable(core, why)),
+        None => Ok(()),
+    }
 }
 
-/// A block cannot be read: counted, and named in the error log.
-fn unrecovered(core: &mut Core, lba: u64) -> Status {
-    core.logs.media_error();
+/// A block cannot be read: named in the error log, and counted where it is the medium's fault.
+fn unreadable(core: &mut Core, (lba, status): (u64, Status)) -> Status {
+    if status == Status::UNRECOVERED_READ_ERROR {
+        core.logs.media_error();
+    }
     core.failed_lba = Some(lba);
-    Status::UNRECOVERED_READ_ERROR
+    status
 }
 
 /// Hands a checked command over; its segments are those of the batch from `first` on. Its tag.

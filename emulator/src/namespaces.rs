@@ -4,7 +4,9 @@ mod ranges;
 
 pub(crate) use ranges::Ranges;
 
-use crate::config::{Config, LBA_FORMATS, lba_format};
+use nvme_vfio_queues::Status;
+
+use crate::config::{BackendKind, Config, LBA_FORMATS, NamespaceConfig, lba_format};
 
 /// NSID FFFFFFFFh: all namespaces.
 pub(crate) const BROADCAST: u32 = 0xffff_ffff;
@@ -26,7 +28,9 @@ pub(crate) struct Namespace {
     /// It differs from what every other namespace with this identifier had: how many were created before it.
     pub(crate) generation: u32,
     /// Blocks that Write Uncorrectable marked: reading them fails until they are written.
-    pub(crate) uncorrectable: Ranges,
+    uncorrectable: Ranges,
+    /// Blocks that are deallocated or were never written, where that is kept account of.
+    holes: Option<Ranges>,
     /// A format or deletion waits for the commands in flight; new ones are refused.
     pub(crate) busy: bool,
 }
@@ -43,14 +47,65 @@ impl Namespace {
             attached,
             generation,
             uncorrectable: Ranges::default(),
+            holes: None,
             busy: false,
         }
     }
 
-    /// Whether commands have to look closer: it is busy, or has blocks that cannot be read.
+    /// Keeps account of deallocated blocks; it begins with all or none of them.
+    fn with_holes(mut self, all: bool) -> Namespace {
+        let mut holes = Ranges::default();
+        if all {
+            holes.insert(0, self.blocks);
+        }
+        self.holes = Some(holes);
+        self
+    }
+
+    /// NUSE: blocks that are not known to be deallocated.
+    pub(crate) fn used(&self) -> u64 {
+        self.blocks - self.holes.as_ref().map_or(0, Ranges::count)
+    }
+
+    /// Blocks inside are about to get contents.
+    pub(crate) fn write(&mut self, first: u64, count: u64) {
+        self.uncorrectable.remove(first, count);
+        if let Some(holes) = &mut self.holes {
+            holes.remove(first, count);
+        }
+    }
+
+    /// Blocks inside are about to lose their contents.
+    pub(crate) fn deallocate(&mut self, first: u64, count: u64) {
+        self.uncorrectable.remove(first, count);
+        if let Some(holes) = &mut self.holes {
+            holes.insert(first, count);
+        }
+    }
+
+    /// Blocks inside become such that reading them fails.
+    pub(crate) fn make_uncorrectable(&mut self, first: u64, count: u64) {
+        self.write(first, count);
+        self.uncorrectable.insert(first, count);
+    }
+
+    /// The first block that cannot be read, and why; of deallocated ones only where those are to be errors.
+    pub(crate) fn unreadable(&self, first: u64, count: u64, holes: bool) -> Option<(u64, Status)> {
+        let uncorrectable = self.uncorrectable.first_of(first, count);
+        let uncorrectable = uncorrectable.map(|lba| (lba, Status::UNRECOVERED_READ_ERROR));
+        let hole = self.holes.as_ref().filter(|_| holes);
+        let hole = hole.and_then(|holes| holes.first_of(first, count));
+        let hole = hole.map(|lba| (lba, Status::DEALLOCATED_OR_UNWRITTEN_BLOCK));
+        uncorrectable
+            .into_iter()
+            .chain(hole)
+            .min_by_key(|(lba, _)| *lba)
+    }
+
+    /// Whether commands have to look closer: it is busy, may have blocks that cannot be read, or keeps account of those that were written.
     #[inline]
     pub(crate) fn marked(&self) -> bool {
-        self.busy || !self.uncorrectable.is_empty()
+        self.busy || !self.uncorrectable.is_empty() || self.holes.is_some()
     }
 
     /// Whether `count` blocks from `first` on are all inside.
@@ -81,6 +136,8 @@ pub(crate) struct Namespaces {
     slots: Vec<Option<Namespace>>,
     capacity: u64,
     created: u32,
+    /// Whether account is kept of deallocated blocks.
+    holes: bool,
 }
 
 impl Namespaces {
@@ -88,19 +145,20 @@ impl Namespaces {
         let mut slots: Vec<_> = (0..config.nn()).map(|_| None).collect();
         for wanted in &config.namespaces {
             if let Some(slot) = slots.get_mut(wanted.nsid as usize - 1) {
-                *slot = Some(Namespace::new(
-                    wanted.nsid,
-                    wanted.size,
-                    wanted.lba,
-                    true,
-                    0,
-                ));
+                let NamespaceConfig { nsid, size, lba } = *wanted;
+                let mut namespace = Namespace::new(nsid, size, lba, true, 0);
+                if config.dulbe {
+                    // Only this back end is known to begin with nothing.
+                    namespace = namespace.with_holes(config.backend == BackendKind::Memory);
+                }
+                *slot = Some(namespace);
             }
         }
         Namespaces {
             slots,
             capacity: config.total_capacity(),
             created: 0,
+            holes: config.dulbe,
         }
     }
 
@@ -160,7 +218,12 @@ impl Namespaces {
         let lba = LBA_FORMATS.get(usize::from(format)).copied().unwrap_or(512);
         if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
             self.created = self.created.wrapping_add(1);
-            *slot = Some(Namespace::new(nsid, bytes, lba, false, self.created));
+            let namespace = Namespace::new(nsid, bytes, lba, false, self.created);
+            *slot = Some(if self.holes {
+                namespace.with_holes(true)
+            } else {
+                namespace
+            });
         }
     }
 
@@ -172,11 +235,13 @@ impl Namespaces {
 
     /// Gives a namespace an LBA format, with nothing wrong with any block; it has as many as its bytes allow.
     pub(crate) fn reformat(&mut self, nsid: u32, format: u8) {
+        let holes = self.holes;
         if let Some(namespace) = self.get_mut(nsid)
             && let Some(lba) = LBA_FORMATS.get(usize::from(format))
         {
             let (bytes, attached) = (namespace.bytes, namespace.attached);
-            *namespace = Namespace::new(nsid, bytes, *lba, attached, namespace.generation);
+            let new = Namespace::new(nsid, bytes, *lba, attached, namespace.generation);
+            *namespace = if holes { new.with_holes(true) } else { new };
         }
     }
 }

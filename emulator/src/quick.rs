@@ -237,8 +237,7 @@ impl Core {
             ..Geometry::default()
         };
         if let Some(namespace) = self.namespaces.active(nsid)
-            && !namespace.busy
-            && namespace.uncorrectable.is_empty()
+            && !namespace.marked()
         {
             geometry.shift = u32::from(namespace.shift);
             geometry.blocks = namespace.blocks;

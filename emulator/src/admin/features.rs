@@ -33,6 +33,9 @@ const HOST_BEHAVIOR: u8 = 0x16;
 /// Namespace Attribute Notices in the event configuration.
 const NAMESPACE_NOTICES: u32 = 1 << 8;
 
+/// DULBE of Error Recovery: reading deallocated or unwritten blocks is an error.
+const HOLES_ARE_ERRORS: u32 = 1 << 16;
+
 /// Composite temperature in kelvin: it never changes.
 pub(super) const TEMPERATURE: u16 = 310;
 /// WCTEMP of Identify Controller in kelvin, the default of the over-temperature threshold.
@@ -57,6 +60,8 @@ pub(crate) struct Features {
     pairs: u16,
     /// Dword 0 that Set Features for the number of queues answered.
     queues: u32,
+    /// Whether errors on deallocated blocks are offered.
+    dulbe: bool,
     data: data::Data,
 }
 
@@ -76,6 +81,7 @@ impl Features {
             events: 0,
             pairs: config.queues,
             queues: most << 16 | most,
+            dulbe: config.dulbe,
             data: data::Data::default(),
         }
     }
@@ -98,6 +104,13 @@ impl Features {
     /// Whether the host wants to be told of changed namespaces.
     pub(super) fn namespace_notices(&self) -> bool {
         self.events & NAMESPACE_NOTICES != 0
+    }
+
+    /// Whether the host wants reads of a namespace's deallocated blocks to fail.
+    pub(crate) fn holes_are_errors(&self, nsid: u32) -> bool {
+        let place = (nsid as usize).wrapping_sub(1);
+        let recovery = self.error_recovery.get(place);
+        recovery.is_some_and(|recovery| recovery & HOLES_ARE_ERRORS != 0)
     }
 
     /// A namespace with this identifier was created: it begins with the defaults.
@@ -159,14 +172,13 @@ impl Features {
                 }
             }
             ERROR_RECOVERY => {
-                // Bit 16 asks for an error on deallocated blocks, which NSFEAT does not offer.
-                if value & 1 << 16 != 0 {
+                if value & HOLES_ARE_ERRORS != 0 && !self.dulbe {
                     return Err(invalid);
                 }
                 let place = (nsid as usize).checked_sub(1);
                 for (index, recovery) in self.error_recovery.iter_mut().enumerate() {
                     if nsid == BROADCAST || place == Some(index) {
-                        *recovery = value & 0xffff;
+                        *recovery = value & (0xffff | HOLES_ARE_ERRORS);
                     }
                 }
             }

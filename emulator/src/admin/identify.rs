@@ -137,6 +137,7 @@ fn identifiers(config: &Config, namespace: &Namespace) -> ([u8; 8], [u8; 16]) {
 /// What all namespaces have in common.
 fn common(config: &Config) -> Page {
     let mut page = Page::new();
+    page.put(24, &[u8::from(config.dulbe) << 2]); // NSFEAT: errors on deallocated blocks
     page.put(25, &[LBA_FORMATS.len() as u8 - 1]); // NLBAF
     page.put(33, &[0b1001]); // DLFEAT: Write Zeroes can deallocate, deallocated blocks read as zeroes
     let limits = &config.limits;
@@ -154,7 +155,7 @@ fn namespace(config: &Config, namespace: &Namespace) -> Page {
     let blocks = namespace.blocks.to_le_bytes();
     page.put(0, &blocks); // NSZE
     page.put(8, &blocks); // NCAP
-    page.put(16, &blocks); // NUSE
+    page.put(16, &namespace.used().to_le_bytes()); // NUSE
     page.put(26, &[namespace.format]); // FLBAS
     page.put(48, &u128::from(namespace.bytes).to_le_bytes()); // NVMCAP
     let (eui, nguid) = identifiers(config, namespace);

@@ -214,6 +214,7 @@ pub(super) static KEYS: &[Key] = &[
     field!("mpsmin", UP_TO_15, mpsmin),
     field!("mpsmax", UP_TO_15, mpsmax),
     field!("to", TO, to),
+    on_or_off!("dulbe", dulbe),
     on_or_off!("vwc", vwc),
     field!("backend", BACKEND, backend),
     field!("serial", SERIAL, serial),

@@ -2,7 +2,7 @@
 
 use nvme_vfio_queues::Status;
 
-use super::{Job, Plan, inactive, range, submit, unrecovered};
+use super::{Job, Plan, inactive, range, submit, unreadable};
 use crate::backend::Operation;
 use crate::command::Entry;
 use crate::config::Config;
@@ -98,8 +98,9 @@ pub(super) fn verify(
         length: blocks << namespace.shift,
         force_unit_access: entry.dword(12) & 1 << 30 != 0,
     };
-    if let Some(lba) = namespace.uncorrectable.first_of(slba, blocks) {
-        return Err(unrecovered(core, lba));
+    let holes = core.features.holes_are_errors(namespace.nsid);
+    if let Some(why) = namespace.unreadable(slba, blocks, holes) {
+        return Err(unreadable(core, why));
     }
     hand_over(core, sqid, entry, &plan, silent);
     Ok(Reply::Backend)
@@ -111,7 +112,7 @@ pub(super) fn write_uncorrectable(core: &mut Core, entry: &Entry) -> Result<Repl
     let (namespace, slba, blocks) = checked(core, entry, core.config.limits.wusl, directive)?;
     let nsid = namespace.nsid;
     if let Some(namespace) = core.namespaces.get_mut(nsid) {
-        namespace.uncorrectable.insert(slba, blocks);
+        namespace.make_uncorrectable(slba, blocks);
     }
     Ok(Reply::Now(0))
 }
@@ -151,7 +152,11 @@ pub(super) fn write_zeroes(
         force_unit_access: dword12 & 1 << 30 != 0,
     };
     if let Some(namespace) = core.namespaces.get_mut(nsid) {
-        namespace.uncorrectable.remove(slba, blocks);
+        if operation == Operation::Deallocate {
+            namespace.deallocate(slba, blocks);
+        } else {
+            namespace.write(slba, blocks);
+        }
     }
     let tag = hand_over(core, sqid, entry, &plan, silent);
     if whole {

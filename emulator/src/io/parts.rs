@@ -5,7 +5,7 @@ use std::collections::VecDeque;
 
 use nvme_vfio_queues::Status;
 
-use super::{inactive, range, receive, unrecovered};
+use super::{inactive, range, receive, unreadable};
 use crate::backend::{Operation, Request};
 use crate::command::Entry;
 use crate::controller::Core;
@@ -272,8 +272,9 @@ fn next(core: &mut Core, flight: Flight, mut job: Job) -> Result<(), Status> {
     if let Some(from) = part.from {
         let source = core.namespaces.active(from.nsid);
         let source = source.ok_or(Status::INVALID_FIELD)?;
-        if let Some(lba) = source.uncorrectable.first_of(from.first, from.count) {
-            return Err(unrecovered(core, lba));
+        let holes = core.features.holes_are_errors(from.nsid);
+        if let Some(why) = source.unreadable(from.first, from.count, holes) {
+            return Err(unreadable(core, why));
         }
         operation = Operation::Copy {
             namespace: from.nsid,
@@ -283,7 +284,11 @@ fn next(core: &mut Core, flight: Flight, mut job: Job) -> Result<(), Status> {
     let to = part.to;
     let namespace = core.namespaces.get_mut(to.nsid);
     let namespace = namespace.ok_or(Status::INVALID_FIELD)?;
-    namespace.uncorrectable.remove(to.first, to.count);
+    if part.from.is_some() {
+        namespace.write(to.first, to.count);
+    } else {
+        namespace.deallocate(to.first, to.count);
+    }
     let (offset, length) = (to.first << namespace.shift, to.count << namespace.shift);
     let tag = core.flights.start(Flight {
         operation,

@@ -52,6 +52,11 @@ impl Ranges {
         }
     }
 
+    /// How many blocks there are.
+    pub(crate) fn count(&self) -> u64 {
+        self.ends.iter().map(|(start, end)| end - start).sum()
+    }
+
     /// Where the range ends that begins at `first`, if that is all there is.
     pub(crate) fn starting_at(&self, first: u64) -> Option<u64> {
         let end = self.ends.get(&first).copied();
@@ -102,6 +107,7 @@ mod tests {
                     }
                 }
                 prop_assert_eq!(ranges.is_empty(), blocks.is_empty());
+                prop_assert_eq!(ranges.count(), blocks.len() as u64);
                 let kept: Vec<_> = ranges.ends.iter().flat_map(|(&a, &b)| a..b).collect();
                 prop_assert!(kept.iter().eq(blocks.iter()));
                 let pairs: Vec<_> = ranges.ends.iter().collect();

@@ -290,6 +290,40 @@ fn dataset_management_is_bounded() {
     assert_eq!(host.run_with(1, deallocate(3), &total).status, 0x183);
 }
 
+#[test]
+fn deallocated_blocks_are_errors_where_that_is_offered_and_asked_for() {
+    let mut host = Host::with_queue("size=64K,dulbe", 8);
+    let (_, page) = host.identify(0, 1);
+    assert_eq!((page[24], u64_at(&page, 16)), (1 << 2, 0), "NSFEAT, NUSE");
+    let memory = host.memory(4096);
+    let iova = memory.iova().0;
+    let read = Host::transfer(READ, 0, 8, iova, 0);
+    good(&mut host, read);
+    let recovery = |value| with(with(command(9, 1), 10, 5), 11, value);
+    host.admin(recovery(1 << 16 | 3));
+    assert_eq!(host.admin(with(command(0x0a, 1), 10, 5)), 1 << 16 | 3);
+    for opcode in [READ, COMPARE, VERIFY] {
+        let entry = Host::transfer(opcode, 0, 8, iova, 0);
+        assert_eq!(host.refused(1, entry), 0x287, "{opcode:#x}: never written");
+    }
+    good(&mut host, Host::transfer(WRITE, 0, 8, iova, 0));
+    good(&mut host, read);
+    assert_eq!(u64_at(&host.identify(0, 1).1, 16), 8, "NUSE");
+    assert_eq!(host.run_with(1, deallocate(1), &range(3, 1)).status, 0);
+    assert_eq!(host.refused(1, read), 0x287);
+    let (_, log) = host.log(1, 64, 0, 0);
+    assert_eq!(u64_at(&log, 16), 3, "the block");
+    let (_, smart) = host.log(2, 512, 0, 0);
+    assert_eq!(u64_at(&smart, 160), 0, "no error of the medium");
+    good(&mut host, on(WRITE_ZEROES, 3, 1));
+    good(&mut host, read);
+    host.admin(recovery(0));
+    good(&mut host, on(VERIFY, 100, 1));
+    let mut host = Host::enabled("size=64K");
+    assert_eq!(host.identify(0, 1).1[24], 0);
+    assert_eq!(host.refused(0, recovery(1 << 16)), 0x002, "not offered");
+}
+
 /// A back end that notes what it is asked for.
 #[derive(Debug, Default)]
 struct Notes {

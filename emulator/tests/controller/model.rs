@@ -13,6 +13,7 @@ const SIZE_LIMIT: u16 = 0x183;
 const INCOMPATIBLE: u16 = 0x185;
 const OVERLAP: u16 = 0x187;
 const UNRECOVERED: u16 = 0x281;
+const UNWRITTEN: u16 = 0x287;
 const DIFFERENT: u16 = 0x285;
 
 /// Blocks, each with its bytes, or none where it cannot be read.
@@ -20,6 +21,10 @@ const DIFFERENT: u16 = 0x285;
 struct Model {
     lba: usize,
     blocks: Vec<Option<Vec<u8>>>,
+    /// Deallocated or never written.
+    holes: Vec<bool>,
+    /// Whether reading such a block is an error.
+    strict: bool,
 }
 
 impl Model {
@@ -27,6 +32,8 @@ impl Model {
         Model {
             lba,
             blocks: vec![Some(vec![0; lba]); bytes / lba],
+            holes: vec![true; bytes / lba],
+            strict: false,
         }
     }
 
@@ -40,22 +47,27 @@ impl Model {
 
     fn read(&self, lba: u64, count: u64) -> Result<Vec<u8>, u16> {
         let mut bytes = Vec::new();
-        for block in &self.blocks[self.range(lba, count)?] {
-            bytes.extend(block.as_ref().ok_or(UNRECOVERED)?);
+        for place in self.range(lba, count)? {
+            bytes.extend(self.blocks[place].as_ref().ok_or(UNRECOVERED)?);
+            if self.strict && self.holes[place] {
+                return Err(UNWRITTEN);
+            }
         }
         Ok(bytes)
     }
 
     fn write(&mut self, lba: u64, bytes: &[u8]) -> Result<(), u16> {
         let range = self.range(lba, (bytes.len() / self.lba) as u64)?;
+        self.holes[range.clone()].fill(false);
         for (block, new) in self.blocks[range].iter_mut().zip(bytes.chunks(self.lba)) {
             *block = Some(new.to_vec());
         }
         Ok(())
     }
 
-    fn zero(&mut self, lba: u64, count: u64) -> Result<(), u16> {
+    fn zero(&mut self, lba: u64, count: u64, deallocate: bool) -> Result<(), u16> {
         let range = self.range(lba, count)?;
+        self.holes[range.clone()].fill(deallocate);
         self.blocks[range].fill(Some(vec![0; self.lba]));
         Ok(())
     }
@@ -111,6 +123,9 @@ enum Step {
     Format {
         format: u32,
     },
+    Strict {
+        strict: bool,
+    },
 }
 
 /// The namespaces have 32 or 16 blocks, or an eighth of that.
@@ -141,6 +156,7 @@ fn step() -> impl Strategy<Value = Step> {
         3 => (0..5u32, lba(), prop::collection::vec((nsid(), lba(), 1..7u32), 1..6))
             .prop_map(|(format, to, sources)| Step::Copy { format, to, sources }),
         1 => prop_oneof![Just(0u32), Just(1), Just(2), Just(9)].prop_map(|format| Step::Format { format }),
+        1 => any::<bool>().prop_map(|strict| Step::Strict { strict }),
     ]
 }
 
@@ -169,6 +185,7 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
         }
         Step::Uncorrectable { lba, count } => find(models, nsid).and_then(|own| {
             let range = own.range(*lba, (*count).into())?;
+            own.holes[range.clone()].fill(false);
             own.blocks[range].fill(None);
             Ok(())
         }),
@@ -179,9 +196,9 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
             let whole = flags & 1 << 23 != 0;
             let done = find(models, nsid).and_then(|own| {
                 if whole {
-                    own.zero(0, own.blocks.len() as u64)
+                    own.zero(0, own.blocks.len() as u64, true)
                 } else {
-                    own.zero(*lba, (*count).into())
+                    own.zero(*lba, (*count).into(), flags & 1 << 25 != 0)
                 }
             });
             return done.err().map_or((0, whole.into()), |status| (status, 0));
@@ -191,7 +208,7 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
                 own.range(lba, count.into())?;
             }
             for &(lba, count) in ranges.iter().filter(|_| *act) {
-                own.zero(lba, count.into())?;
+                own.zero(lba, count.into(), true)?;
             }
             Ok(())
         }),
@@ -204,6 +221,9 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
                 .err()
                 .unwrap_or((0, 0));
         }
+        Step::Strict { strict } => find(models, nsid)
+            .map(|own| own.strict = *strict)
+            .map_err(|_| INVALID_NAMESPACE),
         Step::Format { format } => find(models, nsid).and_then(|own| {
             let lba = match format {
                 0 => 512,
@@ -211,7 +231,9 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
                 2 => 1024,
                 _ => return Err(0x10a),
             };
+            let strict = own.strict;
             *own = Model::new(own.blocks.len() * own.lba, lba);
+            own.strict = strict;
             Ok(())
         }),
     };
@@ -348,12 +370,16 @@ fn encode(step: &Step, nsid: u32, size: usize, medium: &[u8]) -> (Dwords, Vec<u8
             )
         }
         Step::Format { format } => (with(command(0x80, nsid), 10, *format), Vec::new()),
+        Step::Strict { strict } => {
+            let entry = with(command(9, nsid), 10, 5);
+            (with(entry, 11, u32::from(*strict) << 16), Vec::new())
+        }
     }
 }
 
 /// Runs commands on namespaces 1 and 2, and on others that do not exist.
 fn agree(backend: &str, steps: Vec<(u32, Step)>) -> Result<(), TestCaseError> {
-    let config = "nsids=1/16K:2/8K,nn=3,mdts=0,mssrl=5,mcl=12,msrc=4,backend=";
+    let config = "nsids=1/16K:2/8K,nn=3,mdts=0,mssrl=5,mcl=12,msrc=4,dulbe,backend=";
     let mut host = Host::with_queue(&format!("{config}{backend}"), 8);
     let memory = Memory::new(&host);
     let mut behavior = [0; 512];
@@ -361,9 +387,14 @@ fn agree(backend: &str, steps: Vec<(u32, Step)>) -> Result<(), TestCaseError> {
     let set = with(command(9, 0), 10, 0x16);
     prop_assert_eq!(host.run_with(0, set, &behavior).status, 0);
     let mut models = [Model::new(16 << 10, 512), Model::new(8 << 10, 512)];
+    if backend != "memory" {
+        // What a file holds counts as written.
+        models.iter_mut().for_each(|own| own.holes.fill(false));
+    }
     for (nsid, step) in steps {
-        // A format of all is tested elsewhere.
-        if matches!(step, Step::Format { .. }) && nsid == u32::MAX {
+        // A format of all, and a feature of all, are tested elsewhere.
+        let admin = matches!(step, Step::Format { .. } | Step::Strict { .. });
+        if admin && nsid == u32::MAX {
             continue;
         }
         let size = find(&mut models, nsid).map_or(512, |own| own.lba);
@@ -375,7 +406,7 @@ fn agree(backend: &str, steps: Vec<(u32, Step)>) -> Result<(), TestCaseError> {
         };
         let (entry, mut data) = encode(&step, nsid, size, &medium);
         memory.data.write_bytes(0, &data).unwrap();
-        let qid = u16::from(!matches!(step, Step::Format { .. }));
+        let qid = u16::from(!admin);
         let told = host.run(qid, memory.prps(entry, data.len()));
         let wanted = expected(&mut models, nsid, &step, &mut data);
         prop_assert_eq!((told.status, told.result), wanted, "{:?} of {}", step, nsid);
@@ -387,6 +418,9 @@ fn agree(backend: &str, steps: Vec<(u32, Step)>) -> Result<(), TestCaseError> {
     // Every block of both, at the end.
     for nsid in [1, 2] {
         let own = models[nsid as usize - 1].clone();
+        let used = own.holes.iter().filter(|&&hole| !hole).count();
+        let (_, page) = host.identify(0, nsid);
+        prop_assert_eq!(u64_at(&page, 16), used as u64, "NUSE");
         for lba in 0..own.blocks.len() as u64 {
             let read = with(Host::transfer(2, lba, 1, 0, 0), 1, nsid);
             let status = host.run(1, memory.prps(read, own.lba)).status;
