@@ -120,6 +120,7 @@ impl Server {
             accept_again: None,
             failed: None,
         };
+        let mut incoming = true;
         loop {
             let leaving = stop.is_set() || serving.failed.is_some();
             if leaving {
@@ -131,10 +132,12 @@ impl Server {
             }
             serving.poll_session(device);
             if !leaving {
-                serving.accept(device);
+                if incoming {
+                    serving.accept(device);
+                }
                 serving.refusals.retain_mut(|refusal| !refusal.poll());
             }
-            serving.wait(stop, leaving);
+            incoming = serving.wait(stop, leaving);
         }
     }
 }
@@ -167,16 +170,21 @@ impl Serving<'_> {
         }
     }
 
-    /// Whether a connection would be taken now: not while a client's end is still being dealt with, so that its successor is let in and not refused.
-    fn accepts(&self) -> bool {
-        let busy = self
+    /// Whether connections are looked at: not while a client's end is being dealt with, so that its successor is let in and not refused.
+    fn listens(&self) -> bool {
+        let ending = self
             .session
             .as_ref()
-            .is_some_and(|session| session.state() != SessionState::Open || session.is_hung_up());
-        !busy
+            .is_some_and(|session| session.state() != SessionState::Open);
+        !ending
             && self
                 .accept_again
                 .is_none_or(|again| again <= Instant::now())
+    }
+
+    /// Whether a connection is taken now. What a client that is gone has left to do comes first, too.
+    fn accepts(&self) -> bool {
+        self.listens() && !self.session.as_ref().is_some_and(Session::is_hung_up)
     }
 
     fn accept(&mut self, device: &dyn Device) {
@@ -247,36 +255,38 @@ impl Serving<'_> {
         }
     }
 
-    /// Sleeps until something can be done.
-    fn wait(&self, stop: &Stop, leaving: bool) {
+    /// Sleeps until something can be done. True when connections should be looked at.
+    fn wait(&self, stop: &Stop, leaving: bool) -> bool {
         let mut waiting = Vec::with_capacity(3 + self.refusals.len());
-        if !leaving {
-            waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
-            waiting.extend(
-                self.refusals
-                    .iter()
-                    .map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)),
-            );
-            if self.accepts() {
-                waiting.push(PollFd::new(self.server.listener.as_fd(), PollFlags::POLLIN));
-            }
-        }
-        let mut until = if leaving { None } else { self.accept_again };
+        let mut until = None;
         if let Some(session) = &self.session {
+            until = session.deadline();
             if let Some(interest) = session.interest() {
                 waiting.push(PollFd::new(session.as_fd(), interest));
             }
-            until = until.into_iter().chain(session.deadline()).min();
         } else if leaving {
-            return;
+            return false;
         }
-        until = until
-            .into_iter()
-            .chain(self.refusals.iter().map(Refusal::deadline))
-            .min();
-        let timeout = until
-            .map(|until| TimeSpec::from_duration(until.saturating_duration_since(Instant::now())));
-        // Every answer leads to the same: everything is looked at again.
-        let _ = ppoll(&mut waiting, timeout, None);
+        let listening = !leaving && self.listens();
+        if !leaving {
+            waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
+            let refusals = self.refusals.iter();
+            waiting.extend(refusals.map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)));
+            let deadlines = self.refusals.iter().map(Refusal::deadline);
+            let again = self.accept_again.filter(|again| *again > Instant::now());
+            until = deadlines.chain(until).chain(again).min();
+        }
+        if listening {
+            // The last, where its answer is looked for.
+            waiting.push(PollFd::new(self.server.listener.as_fd(), PollFlags::POLLIN));
+        }
+        let left = until.map(|until| until.saturating_duration_since(Instant::now()));
+        // Whatever it answers: everything else is looked at again.
+        let answer = ppoll(&mut waiting, left.map(TimeSpec::from_duration), None);
+        let again = self
+            .accept_again
+            .is_some_and(|again| again <= Instant::now());
+        let answered = waiting.last().and_then(PollFd::any).unwrap_or(true);
+        again || listening && answer.is_ok() && answered
     }
 }
