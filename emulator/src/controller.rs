@@ -301,13 +301,19 @@ impl Core {
         } else {
             self.faults.inject(fault);
         }
+        self.bend_hardware();
+    }
+
+    /// Tells registers and interrupts what faults make of them.
+    fn bend_hardware(&mut self) {
         self.registers.bend_cap(self.faults.cap());
+        self.interrupts.lost = self.faults.armed(ControllerFault::LostInterrupts);
     }
 
     /// Disarms all faults.
     pub(crate) fn clear_faults(&mut self) {
         self.faults.clear();
-        self.registers.bend_cap(None);
+        self.bend_hardware();
         self.look_for_interposers();
     }
 
@@ -496,7 +502,7 @@ impl Core {
         self.trace.record(|| TraceEvent::Reset { function: true });
         self.backend.reset();
         self.faults.function_reset();
-        self.registers.bend_cap(self.faults.cap());
+        self.bend_hardware();
         self.registers.cc = Configuration(0);
         self.config_space.reset();
         self.interrupts.reset();

@@ -193,6 +193,8 @@ pub enum ControllerFault {
     AllOnes,
     /// CAP reads this.
     Cap(u64),
+    /// No interrupt reaches the host; completions are posted as ever.
+    LostInterrupts,
     /// CSTS.CFS is set now and nothing is processed until the controller is disabled.
     Fatal,
     /// CSTS.RDY stays 0 after CC.EN = 1.

@@ -19,6 +19,8 @@ pub(crate) struct Interrupts {
     sinks: Vec<Option<InterruptSink>>,
     /// Vectors to be signalled: bit `n % 64` of word `n / 64`.
     raised: Vec<u64>,
+    /// Signals are lost, by a fault.
+    pub(crate) lost: bool,
     any: bool,
     /// BAR 4. Whoever owns the vectors does what the table says; here it is storage.
     table: Vec<u8>,
@@ -41,6 +43,7 @@ impl Interrupts {
         let mut interrupts = Interrupts {
             sinks: vec![None; count],
             raised: vec![0; count.div_ceil(64)],
+            lost: false,
             any: false,
             table: vec![0; bar_size(vectors) as usize],
         };
@@ -88,7 +91,9 @@ impl Interrupts {
             while bits != 0 {
                 let vector = index * 64 + bits.trailing_zeros() as usize;
                 bits &= bits - 1;
-                if let Some(Some(sink)) = self.sinks.get(vector) {
+                if let Some(Some(sink)) = self.sinks.get(vector)
+                    && !self.lost
+                {
                     sink();
                 }
             }

@@ -64,7 +64,7 @@ const BYTES_MAX: usize = 1 << 20;
 /// | `status` | `sct`, `sc`, `dnr` |
 /// | `junk-data` | `data`: `"ones"`, `"zeroes"`, `"random"` with `seed`, or a list of bytes that is repeated |
 /// | `media-error` | `fails`: `"read"` (unless given), `"write"`, `"verify"`; `until`: `"rewritten"` (unless given), `"cleared"`; of the keys above only `nsid` and `lba` |
-/// | `gone`, `all-ones`, `never-ready`, `never-disabled`, `shutdown-never-completes` | `until`: `"function-reset"` (unless given), `"cleared"` |
+/// | `gone`, `all-ones`, `never-ready`, `never-disabled`, `shutdown-never-completes`, `lost-interrupts` | `until`: `"function-reset"` (unless given), `"cleared"` |
 /// | `queue-grant` | `pairs`, `until` |
 /// | `cap` | `value`, `until` |
 /// | `fatal` | |

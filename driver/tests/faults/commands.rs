@@ -2,13 +2,15 @@
 
 use std::time::Duration;
 
-use nvme_vfio::{CommandError, Error, Options, RecoveryLimit, SubmitError};
+use nvme_vfio::{Buffer, CommandError, Error, IoQueue, Options, RecoveryLimit, SubmitError};
 use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::Status;
 
 use crate::bench::*;
 
 ways![
+    data_that_lands_after_a_completed_abort_hits_that_buffer_alone,
+    the_end_of_a_queue_ends_late_data_too,
     a_read_that_never_ends_times_out_and_the_reset_frees_it,
     late_data_lands_in_quarantine,
     an_aborted_read_is_reported_with_the_controllers_status,
@@ -224,4 +226,59 @@ fn a_buffer_or_namespace_of_another_controller_is_refused(way: Way) {
             .error,
         SubmitError::ForeignBuffer
     );
+}
+
+/// A read whose Abort succeeds, with its completion, while its data is still to come; its buffer.
+fn aborted_with_data_to_come(bench: &Bench, queue: &mut IoQueue) -> Buffer {
+    let mut data = bench.controller.allocate(4096).unwrap();
+    data.fill(0x99);
+    queue.write_blocking(&bench.namespace, 8, data).unwrap();
+    bench.hang(OnAbort::AbortedDataLater);
+    bench.read(queue, 1);
+    bench.let_hours_pass(queue);
+    let completion = queue.wait().unwrap().unwrap();
+    let Err(CommandError::Status(status)) = completion.result() else {
+        panic!("{completion:?}")
+    };
+    assert!(status.is(Status::ABORT_REQUESTED), "{status}");
+    // Its completion is the controller's word that it let go.
+    let buffer = completion.buffer.unwrap();
+    assert!(buffer.iter().all(|byte| *byte == 0x77));
+    buffer
+}
+
+fn data_that_lands_after_a_completed_abort_hits_that_buffer_alone(way: Way) {
+    let bench = way.bench(RecoveryLimit::Controller);
+    let mut queue = bench.queue(4);
+    let buffer = aborted_with_data_to_come(&bench, &mut queue);
+    let mut others = Vec::new();
+    for token in 10..20 {
+        let other = bench.controller.allocate(4096).unwrap();
+        queue.read(&bench.namespace, 0, other, token).unwrap();
+        let completion = queue.wait().unwrap().unwrap();
+        assert_eq!((completion.token, completion.result()), (token, Ok(0)));
+        others.push(completion.buffer.unwrap());
+    }
+    assert_eq!(bench.emulator.release(), 1);
+    bench.settle(&mut queue);
+    assert!(queue.poll().is_none(), "reported once");
+    assert!(buffer.iter().all(|byte| *byte == 0x99), "it did come");
+    assert!(
+        others
+            .iter()
+            .all(|other| other.iter().all(|byte| *byte == 0))
+    );
+    let events = bench.controller.events();
+    assert_eq!((events.resets, events.unknown, events.stale), (0, 0, 0));
+}
+
+fn the_end_of_a_queue_ends_late_data_too(way: Way) {
+    let bench = way.bench(RecoveryLimit::Controller);
+    let mut queue = bench.queue(4);
+    let buffer = aborted_with_data_to_come(&bench, &mut queue);
+    // The queue is deleted with it: whoever does not trust an Abort can make sure so.
+    drop(queue);
+    assert_eq!(bench.emulator.release(), 0);
+    while bench.emulator.step() > 0 {}
+    assert!(buffer.iter().all(|byte| *byte == 0x77));
 }

@@ -29,4 +29,6 @@ mod commands;
 mod completions;
 mod controllers;
 mod identify;
+mod malformed;
 mod media;
+mod scripts;

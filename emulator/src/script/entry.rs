@@ -45,7 +45,7 @@ const OPCODES: [(&str, QueueKind, u8); 29] = [
 ];
 
 /// What can be done.
-const ACTIONS: [&str; 24] = [
+const ACTIONS: [&str; 25] = [
     "hang",
     "delay",
     "lose-completion",
@@ -69,6 +69,7 @@ const ACTIONS: [&str; 24] = [
     "shutdown-never-completes",
     "queue-grant",
     "cap",
+    "lost-interrupts",
     "fatal",
 ];
 
@@ -393,6 +394,7 @@ fn controller(action: &str, keys: &mut Keys<'_>) -> Result<Option<Fault>, Script
         "gone" => ControllerFault::Gone,
         "all-ones" => ControllerFault::AllOnes,
         "never-ready" => ControllerFault::NeverReady,
+        "lost-interrupts" => ControllerFault::LostInterrupts,
         "never-disabled" => ControllerFault::NeverDisabled,
         "shutdown-never-completes" => ControllerFault::ShutdownNeverCompletes,
         "queue-grant" => ControllerFault::QueueGrant(keys.needed("pairs", 0..=65_535)? as u16),

@@ -97,6 +97,7 @@ fn everything_that_can_be_done() {
         ("all-ones", ControllerFault::AllOnes),
         ("never-ready", ControllerFault::NeverReady),
         ("never-disabled", ControllerFault::NeverDisabled),
+        ("lost-interrupts", ControllerFault::LostInterrupts),
         (
             "shutdown-never-completes",
             ControllerFault::ShutdownNeverCompletes,

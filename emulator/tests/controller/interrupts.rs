@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use nvme_vfio_emulator::Emulator;
+use nvme_vfio_emulator::{ControllerFault, Emulator, Fault};
 
 use crate::host::*;
 
@@ -124,4 +124,28 @@ fn bars_are_as_large_as_what_they_hold() {
         host.emulator.config_read(bar, &mut back);
         assert_eq!(!(u64::from_le_bytes(back) & !0xf) + 1, size);
     }
+}
+
+#[test]
+fn interrupts_are_lost_until_a_function_reset() {
+    let mut host = Host::enabled("queues=4");
+    let admin = counter(&host.emulator, 0);
+    host.emulator
+        .inject(Fault::of_controller(ControllerFault::LostInterrupts));
+    host.create_queue(1, 8);
+    assert_eq!(
+        taken(&admin),
+        0,
+        "the completions are there, as the host saw"
+    );
+    host.emulator.clear_faults();
+    host.delete_queue(1);
+    assert_eq!(taken(&admin), 2);
+    host.emulator
+        .inject(Fault::of_controller(ControllerFault::LostInterrupts));
+    host.emulator.reset();
+    host.emulator.config_write(4, &[6]);
+    host.enable();
+    host.create_queue(2, 8);
+    assert_eq!(taken(&admin), 2);
 }
