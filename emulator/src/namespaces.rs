@@ -11,6 +11,9 @@ use crate::config::{BackendKind, Config, LBA_FORMATS, NamespaceConfig, lba_forma
 /// NSID FFFFFFFFh: all namespaces.
 pub(crate) const BROADCAST: u32 = 0xffff_ffff;
 
+/// Most ranges of uncorrectable blocks that a namespace keeps: a host cannot make the controller's memory grow without end.
+const UNCORRECTABLE_RANGES_MAX: usize = 16_384;
+
 /// A namespace that was allocated.
 #[derive(Clone, Debug)]
 pub(crate) struct Namespace {
@@ -83,10 +86,14 @@ impl Namespace {
         }
     }
 
-    /// Blocks inside become such that reading them fails.
-    pub(crate) fn make_uncorrectable(&mut self, first: u64, count: u64) {
+    /// Blocks inside become such that reading them fails; false, with nothing done, when too many ranges are so already.
+    pub(crate) fn make_uncorrectable(&mut self, first: u64, count: u64) -> bool {
+        if self.uncorrectable.ranges() >= UNCORRECTABLE_RANGES_MAX {
+            return false;
+        }
         self.write(first, count);
         self.uncorrectable.insert(first, count);
+        true
     }
 
     /// The first block that cannot be read, and why; of deallocated ones only where those are to be errors.

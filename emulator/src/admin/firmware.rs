@@ -15,6 +15,8 @@ use crate::namespaces::Ranges;
 
 /// Firmware slots.
 pub(super) const SLOTS: u8 = 3;
+/// Most pieces of an image, not side by side, that are kept account of.
+const PIECES_MAX: usize = 1024;
 /// Largest image, in bytes.
 const IMAGE_MAX: u64 = 64 << 20;
 
@@ -115,7 +117,9 @@ pub(super) fn download(
 ) -> Result<Reply, Status> {
     let length = (u64::from(entry.dword(10)) + 1) * 4;
     let offset = u64::from(entry.dword(11)) * 4;
-    if length > core.config.transfer_max().min(IMAGE_MAX) || offset + length > IMAGE_MAX {
+    let most = core.config.transfer_max().min(IMAGE_MAX);
+    let scattered = core.firmware.downloaded.ranges() >= PIECES_MAX;
+    if length > most || offset + length > IMAGE_MAX || scattered {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     if core.firmware.downloaded.first_of(offset, length).is_some() {

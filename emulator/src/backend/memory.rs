@@ -88,21 +88,19 @@ impl MemoryBackend {
         let Some(medium) = self.media.get_mut(&request.namespace) else {
             return failed;
         };
-        if request.operation == Operation::Deallocate {
-            return medium
-                .discard(offset, length)
-                .map_or(failed, |()| Outcome::Done);
+        let zeroed = match request.operation {
+            Operation::Deallocate => Some(medium.discard(offset, length)),
+            Operation::WriteZeroes => Some(medium.zero(offset, length)),
+            _ => None,
+        };
+        if let Some(zeroed) = zeroed {
+            return zeroed.map_or(failed, |()| Outcome::Done);
         }
         let Some(blocks) = medium.range(offset, length) else {
             return failed;
         };
-        match request.operation {
-            Operation::WriteZeroes => {
-                medium::zero(blocks);
-                return Outcome::Done;
-            }
-            Operation::Verify => return Outcome::Done,
-            _ => {}
+        if request.operation == Operation::Verify {
+            return Outcome::Done;
         }
         let mut rest = blocks;
         for segment in segments {

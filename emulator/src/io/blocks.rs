@@ -111,10 +111,12 @@ pub(super) fn write_uncorrectable(core: &mut Core, entry: &Entry) -> Result<Repl
     let directive = entry.dword(12) >> 20 & 0xf;
     let (namespace, slba, blocks) = checked(core, entry, core.config.limits.wusl, directive)?;
     let nsid = namespace.nsid;
-    if let Some(namespace) = core.namespaces.get_mut(nsid) {
-        namespace.make_uncorrectable(slba, blocks);
+    let namespace = core.namespaces.get_mut(nsid);
+    if namespace.is_some_and(|namespace| namespace.make_uncorrectable(slba, blocks)) {
+        Ok(Reply::Now(0))
+    } else {
+        Err(Status::INTERNAL_ERROR)
     }
-    Ok(Reply::Now(0))
 }
 
 /// Write Zeroes: bounded by WZSL rather than MDTS. With NSZ it is the whole namespace, whatever the range says, and bit 0 of

@@ -52,6 +52,11 @@ impl Ranges {
         }
     }
 
+    /// How many ranges there are: what it costs to keep them.
+    pub(crate) fn ranges(&self) -> usize {
+        self.ends.len()
+    }
+
     /// How many blocks there are.
     pub(crate) fn count(&self) -> u64 {
         self.ends.iter().map(|(start, end)| end - start).sum()

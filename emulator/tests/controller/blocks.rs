@@ -101,6 +101,19 @@ fn uncorrectable_blocks_cannot_be_read_until_they_are_written() {
 }
 
 #[test]
+fn a_host_cannot_mark_without_end() {
+    let mut host = Host::with_queue("size=32M", 8);
+    for index in 0..16_384 {
+        good(&mut host, on(WRITE_UNCORRECTABLE, 2 * index, 1));
+    }
+    let far = on(WRITE_UNCORRECTABLE, 60_000, 1);
+    assert_eq!(host.refused(1, far), 0x006);
+    assert_eq!(host.run(1, on(VERIFY, 60_000, 1)).status, 0);
+    good(&mut host, on(WRITE_ZEROES, 0, 1));
+    good(&mut host, far);
+}
+
+#[test]
 fn uncorrectable_blocks_belong_to_their_namespace() {
     let mut host = Host::with_queue("size=64K,namespaces=2", 8);
     good(&mut host, on(WRITE_UNCORRECTABLE, 0, 128));

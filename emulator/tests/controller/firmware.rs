@@ -126,4 +126,15 @@ fn downloads_and_commits_are_checked() {
     let nowhere = with_prps(with(command(0x11, 0), 10, 15), 0x7000_0000, 0);
     assert_eq!(host.refused(0, nowhere), 0x004);
     assert_eq!(commit(&mut host, 0, 2), 0x107, "nothing came");
+    for piece in 0..1024 {
+        assert_eq!(download(&mut host, piece * 2, &good[..4]), 0);
+    }
+    assert_eq!(
+        download(&mut host, 5000, &good[..4]),
+        0x002,
+        "too scattered"
+    );
+    assert_eq!(commit(&mut host, 0, 2), 0x107);
+    assert_eq!(download(&mut host, 0, &good), 0);
+    assert_eq!(commit(&mut host, 0, 2), 0);
 }

@@ -29,6 +29,14 @@ impl Medium {
         self.0.get_mut(offset..end)
     }
 
+    /// Makes a range read as zeroes, by whatever costs less; `None` when it is not all inside.
+    pub(super) fn zero(&mut self, offset: u64, length: u64) -> Option<()> {
+        if length > CHUNK as u64 {
+            return self.discard(offset, length);
+        }
+        self.range(offset, length).map(zero)
+    }
+
     /// Makes a range read as zeroes and gives its whole pages back to the system; `None` when it is not all inside.
     pub(super) fn discard(&mut self, offset: u64, length: u64) -> Option<()> {
         let page = nvme_vfio_dma::page_size() as u64;
@@ -70,7 +78,7 @@ impl Medium {
 }
 
 /// Zeroes memory. A page that was never written is zero already and stays untouched.
-pub(super) fn zero(bytes: &mut [u8]) {
+fn zero(bytes: &mut [u8]) {
     for chunk in bytes.chunks_mut(CHUNK) {
         if chunk.iter().any(|&byte| byte != 0) {
             chunk.fill(0);
@@ -108,5 +116,24 @@ mod tests {
         assert!(medium.discard(page, 1).is_none());
         assert!(medium.discard(1, u64::MAX).is_none());
         assert!(medium.copy(0, 1, page).is_none());
+    }
+
+    #[test]
+    fn zeroing_is_exact_for_short_and_long_ranges() {
+        let bytes = 4 * CHUNK as u64;
+        for (offset, length) in [(3, 5), (1, CHUNK as u64), (7, CHUNK as u64 + 1), (0, bytes)] {
+            let mut medium = Medium::new(bytes).unwrap();
+            medium.range(0, bytes).unwrap().fill(1);
+            medium.zero(offset, length).unwrap();
+            let zeroes = medium
+                .range(0, bytes)
+                .unwrap()
+                .iter()
+                .filter(|&&byte| byte == 0);
+            assert_eq!(zeroes.count() as u64, length);
+            let inside = medium.range(offset, length).unwrap();
+            assert!(inside.iter().all(|&byte| byte == 0), "{offset}+{length}");
+        }
+        assert!(Medium::new(bytes).unwrap().zero(1, bytes).is_none());
     }
 }
