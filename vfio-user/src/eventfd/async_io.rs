@@ -60,7 +60,7 @@ impl AsyncIo {
                 libc::syscall(
                     libc::SYS_io_submit,
                     self.context,
-                    1_i64,
+                    1 as libc::c_long,
                     requests.as_mut_ptr(),
                 )
             });
@@ -88,8 +88,8 @@ impl AsyncIo {
             libc::syscall(
                 libc::SYS_io_getevents,
                 self.context,
-                0_i64,
-                64_i64,
+                0 as libc::c_long,
+                64 as libc::c_long,
                 events.as_mut_ptr(),
                 &raw const no_time,
             )
