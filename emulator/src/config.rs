@@ -1,6 +1,7 @@
 //! What controller to build.
 
 mod file;
+mod formats;
 mod keys;
 mod namespaces;
 mod text;
@@ -14,12 +15,13 @@ use thiserror::Error;
 use crate::interrupts::VECTORS_MAX;
 use crate::latency::{DURATION, LATENCY, Latencies};
 
+pub use formats::LbaFormats;
 use keys::{
     FIRMWARE, IOVA_BITS, LBA, MAPPINGS, MDTS, MODEL, MQES, NN, QUEUES, SERIAL, SIZE, TO, UP_TO_15,
     VECTORS,
 };
 pub use namespaces::{CommandLimits, NamespaceConfig};
-pub(crate) use namespaces::{LBA_FORMATS, NSID_MAX, SIZE_MAX, lba_format};
+pub(crate) use namespaces::{NSID_MAX, SIZE_MAX};
 
 /// Largest space that the doorbells may take in BAR 0, in bytes.
 const DOORBELL_BYTES_MAX: u64 = 16 << 20;
@@ -72,6 +74,8 @@ pub struct Config {
     /// have in common, and `namespaces` for how many, or `nsids` for a list such as `1:5:200`, where `5/2G/4096` gives one a size and
     /// an LBA size of its own.
     pub namespaces: Vec<NamespaceConfig>,
+    /// The LBA formats that are offered, that of each namespace among them; key `lba_formats`, such as `512:4096`.
+    pub lba_formats: LbaFormats,
     /// NN: the highest identifier that Namespace Management may give, at most 1024; 0 for the highest in `namespaces`. Key `nn`.
     pub nn: u32,
     /// TNVMCAP: bytes that Namespace Management may give to namespaces, all together; 0 for what `namespaces` take. Key `capacity`.
@@ -124,6 +128,7 @@ impl Default for Config {
     fn default() -> Config {
         Config {
             namespaces: vec![NamespaceConfig::default()],
+            lba_formats: LbaFormats::default(),
             nn: 0,
             capacity: 0,
             limits: CommandLimits::default(),

@@ -70,7 +70,7 @@ pub use backend::{
     Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Operation,
     Outcome, Request,
 };
-pub use config::{BackendKind, CommandLimits, Config, ConfigError, NamespaceConfig};
+pub use config::{BackendKind, CommandLimits, Config, ConfigError, LbaFormats, NamespaceConfig};
 pub use controller::Statistics;
 pub use doorbells::Doorbells;
 pub use emulator::Emulator;

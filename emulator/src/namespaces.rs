@@ -6,7 +6,7 @@ pub(crate) use ranges::Ranges;
 
 use nvme_vfio_queues::Status;
 
-use crate::config::{BackendKind, Config, LBA_FORMATS, NamespaceConfig, lba_format};
+use crate::config::{BackendKind, Config, LbaFormats, NamespaceConfig};
 
 /// NSID FFFFFFFFh: all namespaces.
 pub(crate) const BROADCAST: u32 = 0xffff_ffff;
@@ -39,14 +39,20 @@ pub(crate) struct Namespace {
 }
 
 impl Namespace {
-    fn new(nsid: u32, bytes: u64, lba: u32, attached: bool, generation: u32) -> Namespace {
+    fn new(
+        nsid: u32,
+        bytes: u64,
+        (format, lba): (u8, u32),
+        attached: bool,
+        generation: u32,
+    ) -> Namespace {
         let shift = lba.trailing_zeros() as u8;
         Namespace {
             nsid,
             bytes,
             blocks: bytes >> shift,
             shift,
-            format: lba_format(lba).unwrap_or(0),
+            format,
             attached,
             generation,
             uncorrectable: Ranges::default(),
@@ -142,6 +148,7 @@ pub(crate) struct Namespaces {
     /// By identifier less one; NN of them.
     slots: Vec<Option<Namespace>>,
     capacity: u64,
+    formats: LbaFormats,
     created: u32,
     /// Whether account is kept of deallocated blocks.
     holes: bool,
@@ -153,7 +160,8 @@ impl Namespaces {
         for wanted in &config.namespaces {
             if let Some(slot) = slots.get_mut(wanted.nsid as usize - 1) {
                 let NamespaceConfig { nsid, size, lba } = *wanted;
-                let mut namespace = Namespace::new(nsid, size, lba, true, 0);
+                let format = config.lba_formats.index_of(lba).unwrap_or(0);
+                let mut namespace = Namespace::new(nsid, size, (format, lba), true, 0);
                 if config.dulbe {
                     // Only this back end is known to begin with nothing.
                     namespace = namespace.with_holes(config.backend == BackendKind::Memory);
@@ -164,6 +172,7 @@ impl Namespaces {
         Namespaces {
             slots,
             capacity: config.total_capacity(),
+            formats: config.lba_formats.clone(),
             created: 0,
             holes: config.dulbe,
         }
@@ -222,10 +231,10 @@ impl Namespaces {
 
     /// Allocates a namespace with a free identifier; it is not attached.
     pub(crate) fn create(&mut self, nsid: u32, bytes: u64, format: u8) {
-        let lba = LBA_FORMATS.get(usize::from(format)).copied().unwrap_or(512);
+        let lba = self.formats.get(format).unwrap_or(512);
         if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
             self.created = self.created.wrapping_add(1);
-            let namespace = Namespace::new(nsid, bytes, lba, false, self.created);
+            let namespace = Namespace::new(nsid, bytes, (format, lba), false, self.created);
             *slot = Some(if self.holes {
                 namespace.with_holes(true)
             } else {
@@ -243,11 +252,11 @@ impl Namespaces {
     /// Gives a namespace an LBA format, with nothing wrong with any block; it has as many as its bytes allow.
     pub(crate) fn reformat(&mut self, nsid: u32, format: u8) {
         let holes = self.holes;
-        if let Some(namespace) = self.get_mut(nsid)
-            && let Some(lba) = LBA_FORMATS.get(usize::from(format))
+        if let Some(lba) = self.formats.get(format)
+            && let Some(namespace) = self.get_mut(nsid)
         {
             let (bytes, attached) = (namespace.bytes, namespace.attached);
-            let new = Namespace::new(nsid, bytes, *lba, attached, namespace.generation);
+            let new = Namespace::new(nsid, bytes, (format, lba), attached, namespace.generation);
             *namespace = if holes { new.with_holes(true) } else { new };
         }
     }

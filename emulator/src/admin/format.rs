@@ -6,7 +6,7 @@ use nvme_vfio_queues::Status;
 
 use super::identify::CONTROLLER_ID;
 use crate::command::Entry;
-use crate::config::{LBA_FORMATS, SIZE_MAX};
+use crate::config::SIZE_MAX;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::flight::Completion;
@@ -157,7 +157,7 @@ pub(super) fn format(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     let invalid = Err(Status::INVALID_FORMAT.with_dnr());
-    let Some(&lba) = LBA_FORMATS.get(usize::from(format)) else {
+    let Some(lba) = core.config.lba_formats.get(format) else {
         return invalid;
     };
     // Without metadata there is no room for protection information.
@@ -211,7 +211,7 @@ fn create(core: &mut Core, entry: &Entry, memory: &DeviceMemory<'_>) -> Result<R
     let [flbas, _, _, protection, sharing] = field(&data, 26);
     // FLBAS has two more bits above the one for metadata.
     let format = flbas & 0xf | flbas >> 1 & 0x30;
-    let lba = LBA_FORMATS.get(usize::from(format)).copied();
+    let lba = core.config.lba_formats.get(format);
     let lba = lba.filter(|&lba| protection == 0 && u64::from(lba) <= core.config.transfer_max());
     let lba = lba.ok_or(Status::INVALID_FORMAT.with_dnr())?;
     // NMIC bit 0: sharing asks for nothing that one controller would not do.

@@ -8,7 +8,7 @@ use super::firmware::SLOTS;
 use super::log::ERROR_ENTRIES;
 use super::send;
 use crate::command::Entry;
-use crate::config::{Config, LBA_FORMATS};
+use crate::config::Config;
 use crate::config_space::VENDOR;
 use crate::controller::Core;
 use crate::execute::Reply;
@@ -138,13 +138,14 @@ fn identifiers(config: &Config, namespace: &Namespace) -> ([u8; 8], [u8; 16]) {
 fn common(config: &Config) -> Page {
     let mut page = Page::new();
     page.put(24, &[u8::from(config.dulbe) << 2]); // NSFEAT: errors on deallocated blocks
-    page.put(25, &[LBA_FORMATS.len() as u8 - 1]); // NLBAF
+    let formats = config.lba_formats.sizes();
+    page.put(25, &[(formats.len() as u8).saturating_sub(1)]); // NLBAF
     page.put(33, &[0b1001]); // DLFEAT: Write Zeroes can deallocate, deallocated blocks read as zeroes
     let limits = &config.limits;
     page.put(74, &limits.mssrl.to_le_bytes());
     page.put(76, &limits.mcl.to_le_bytes());
     page.put(80, &[limits.msrc]);
-    for (index, lba) in LBA_FORMATS.iter().enumerate() {
+    for (index, lba) in formats.iter().enumerate() {
         page.put(128 + 4 * index + 2, &[lba.trailing_zeros() as u8]); // LBADS
     }
     page

@@ -37,7 +37,7 @@ impl Reader {
         let (line, name) = (item.line, item.name.as_str());
         match (name, &item.value) {
             (_, Value::Scalar(text)) => self.set(line, name, text),
-            ("nsids", Value::List(list)) => {
+            ("nsids" | "lba_formats", Value::List(list)) => {
                 let texts: Option<Vec<&str>> =
                     list.iter().map(|(_, value)| value.scalar()).collect();
                 let texts = texts.ok_or_else(|| odd(line, name, "numbers or strings"))?;

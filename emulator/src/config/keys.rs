@@ -4,6 +4,7 @@ use std::fmt::{Display, Write as _};
 use std::str::FromStr;
 use std::time::Duration;
 
+use super::formats::FORMATS;
 use super::namespaces::{Named, read_nsids};
 use super::{Config, ConfigError, NSID_MAX, NamespaceConfig};
 use crate::latency::{DURATION, LATENCY, duration, duration_text};
@@ -187,6 +188,7 @@ pub(super) static KEYS: &[Key] = &[
         },
         tell: |config, _| config.counted().is_none().then(|| config.nsids_text()),
     },
+    field!("lba_formats", FORMATS, lba_formats),
     field!("nn", NN, nn),
     Key {
         name: "capacity",

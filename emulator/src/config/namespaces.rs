@@ -7,15 +7,6 @@ pub(crate) const NSID_MAX: u32 = 1024;
 /// Largest namespace, in bytes.
 pub(crate) const SIZE_MAX: u64 = 64 << 40;
 
-/// Logical block sizes in bytes, in the order of the LBA formats that Identify Namespace lists (LBAF0, LBAF1, ...).
-pub(crate) const LBA_FORMATS: [u32; 8] = [512, 4096, 1024, 2048, 8192, 16_384, 32_768, 65_536];
-
-/// Index of the LBA format with blocks of `lba` bytes.
-pub(crate) fn lba_format(lba: u32) -> Option<u8> {
-    let place = LBA_FORMATS.iter().position(|&bytes| bytes == lba)?;
-    u8::try_from(place).ok()
-}
-
 /// A namespace that exists, and is attached, from the beginning.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct NamespaceConfig {
@@ -105,7 +96,14 @@ impl Config {
     pub(super) fn check_namespaces(&self) -> Result<(), ConfigError> {
         for namespace in &self.namespaces {
             let NamespaceConfig { size, lba, .. } = *namespace;
-            value(lba_format(lba).is_some(), "lba", &lba, LBA)?;
+            let possible = lba.is_power_of_two() && (512..=65_536).contains(&lba);
+            value(possible, "lba", &lba, LBA)?;
+            if self.lba_formats.index_of(lba).is_none() {
+                return Err(ConfigError::Together(format!(
+                    "lba={lba} is not among lba_formats={}",
+                    self.lba_formats
+                )));
+            }
             let fits = size >= u64::from(lba) && size <= SIZE_MAX;
             value(fits, "size", &size, SIZE)?;
             if !size.is_multiple_of(u64::from(lba)) {

@@ -9,6 +9,7 @@ fn a_file_says_the_same_as_a_text() {
         r#"
         # what a comment says
         nsids = [1, 5, "200/2G/4096"]
+        lba_formats = [512, 4096]
         size = "4G"
         nn = 300
         mqes = 0x10
@@ -23,7 +24,7 @@ fn a_file_says_the_same_as_a_text() {
         "#,
     )
     .unwrap();
-    let text = "nsids=1:5:200/2G/4096,size=4G,nn=300,mqes=16,vwc=off,stepped,backend=null,serial=S 1,\
+    let text = "nsids=1:5:200/2G/4096,lba_formats=512:4096,size=4G,nn=300,mqes=16,vwc=off,stepped,backend=null,serial=S 1,\
                 latency.read=80us,latency.write=20us..2ms,latency.flush=exp:1ms";
     assert_eq!(config, text.parse().unwrap());
     assert_eq!(Config::from_toml("").unwrap(), Config::default());
@@ -31,7 +32,7 @@ fn a_file_says_the_same_as_a_text() {
 
 #[test]
 fn every_key_can_be_in_a_file() {
-    let text = "size=4G,lba=4096,nsids=1:5:200,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
+    let text = "size=4G,lba=4096,nsids=1:5:200,lba_formats=512:4096,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
                 mcl=8,msrc=9,mdts=1,mqes=4,queues=1,vectors=9,dstrd=3,mpsmin=1,mpsmax=2,to=255,dulbe=on,vwc=off,backend=null,\
                 serial=S 1,model=M,firmware=F,latency.read=1us,latency.write=1us..2ms,latency.flush=exp:3us,\
                 latency.other=4ns,latency.admin=5s,latency.seed=6,latency.step=7us,iova_bits=48,mappings=16,\

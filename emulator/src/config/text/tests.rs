@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{BackendKind, CommandLimits, NamespaceConfig};
+use crate::config::{BackendKind, CommandLimits, LbaFormats, NamespaceConfig};
 use crate::latency::{Latencies, Latency};
 
 #[test]
 fn keys_set_their_fields() {
-    let text = "size=4G,lba=4096,nsids=1:5:200,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
+    let text = "size=4G,lba=4096,nsids=1:5:200,lba_formats=4096:512,nn=300,capacity=20G,vsl=1,wzsl=2,wusl=3,dmrl=4,dmrsl=5,dmsl=6,mssrl=7,\
                 mcl=8,msrc=9,mdts=0,mqes=4,queues=1,vectors=9,dstrd=3,mpsmin=1,mpsmax=2,to=255,dulbe,vwc=off,backend=null,\
                 serial=S 1,model=M,firmware=F,latency.read=1us,latency.write=1us..2ms,latency.flush=exp:3us,\
                 latency.other=4ns,latency.admin=5s,latency.seed=6,latency.step=7us,iova_bits=48,mappings=16,stepped";
@@ -21,6 +21,7 @@ fn keys_set_their_fields() {
                 lba: 4096,
             })
             .into(),
+        lba_formats: LbaFormats::new(vec![4096, 512]).unwrap(),
         nn: 300,
         capacity: 20 << 30,
         limits: CommandLimits {
@@ -119,6 +120,11 @@ fn errors_name_the_key_and_what_it_takes() {
         ("nsids=1025", "nsids"),
         ("nsids=5,nn=4", "nn"),
         ("nn=1025", "nn"),
+        ("lba_formats=", "lba_formats"),
+        ("lba_formats=512:512", "lba_formats"),
+        ("lba_formats=512:1000", "lba_formats"),
+        ("lba_formats=256", "lba_formats"),
+        ("lba_formats=131072", "lba_formats"),
         ("capacity=1M", "capacity"),
         ("vsl=17", "vsl"),
         ("wzsl=17", "wzsl"),
@@ -178,6 +184,7 @@ fn errors_name_the_key_and_what_it_takes() {
         "mdts=1,lba=16384",
         "queues=4096,dstrd=15",
         "namespaces=1,nsids=1",
+        "lba_formats=4096",
     ] {
         assert!(
             matches!(text.parse::<Config>(), Err(ConfigError::Together(_))),

@@ -1,4 +1,4 @@
-//! Commands take as long as the configuration says, in the time of the steps or of the clock.
+//! The hardware is what the configuration says, and takes as long: in the time of the steps or of the clock.
 
 use std::time::{Duration, Instant};
 
@@ -110,4 +110,18 @@ fn the_firmware_revision_is_what_was_configured() {
     assert_eq!(&host.identify(1, 0).1[64..72], b"F 7     ");
     assert_eq!(&host.log(3, 512, 0, 0xffff_ffff).1[8..16], b"F 7     ");
     assert_eq!(host.emulator.vectors(), 3);
+}
+
+#[test]
+fn only_the_configured_lba_formats_are_offered() {
+    let mut host = Host::enabled("size=1M,lba=4096,lba_formats=4096:512");
+    let (_, page) = host.identify(0, 1);
+    assert_eq!((page[25], page[26]), (1, 0), "NLBAF, FLBAS");
+    let sizes = [page[130], page[134], page[138]];
+    assert_eq!(sizes, [12, 9, 0]);
+    assert_eq!(u64_at(&page, 0), 256);
+    assert_eq!(host.admin(with(command(0x80, 1), 10, 1)), 0);
+    let (_, page) = host.identify(0, 1);
+    assert_eq!((page[26], u64_at(&page, 0)), (1, 2048));
+    assert_eq!(host.refused(0, with(command(0x80, 1), 10, 2)), 0x10a);
 }
