@@ -1,5 +1,6 @@
 //! What the driver does when the process that serves its controller dies, hangs, or has somebody else: each server is a process of its own.
 
+mod lies;
 #[path = "../common/served.rs"]
 mod served;
 

@@ -12,8 +12,6 @@ use nvme_vfio_dma::{
 use nvme_vfio_user::message::DmaAccess;
 use nvme_vfio_user::{Client, ClientError};
 
-use super::PATIENCE;
-
 /// The addresses that are given out: above what firmware and interrupts use on a PC, and below what the smallest IOMMU in use would take.
 const FIRST: u64 = 1 << 20;
 const LAST: u64 = (1 << 47) - 1;
@@ -84,8 +82,9 @@ impl IommuDomain for ServedDomain {
     fn unmap(&self, iova: Iova, length: usize) -> Result<(), UnmapError> {
         match self.client.dma_unmap(iova.0, length as u64) {
             Ok(()) => {}
-            // Nobody is left who could touch it.
-            Err(_) if self.client.is_lost() && self.client.server_has_ended(PATIENCE) => {}
+            // Nothing more can be asked, and the memory can go all the same: this process's part of the file ends here, and its pages are given to
+            // nobody else while the server has the file. What a command still in flight would write is in quarantine, and does not come here.
+            Err(_) if self.client.is_lost() => {}
             Err(error) => {
                 return Err(match error.errno() {
                     Some(Errno::ENOENT) => UnmapError::NotMapped { iova, length },
