@@ -242,33 +242,42 @@ impl Core {
             if count == 0 {
                 return;
             }
+            left -= count;
+            if sqid != 0
+                && self.quick()
+                && let Some(ring) = memory.entries(at, count as usize)
+            {
+                self.fetched(sqid, cqid, count);
+                self.run_batch(sqid, &ring, count as usize, memory);
+                continue;
+            }
             let mut entries = std::mem::take(&mut self.scratch.entries);
             let batch = entries.get_mut(..count as usize).unwrap_or_default();
-            let fetched = memory.fetch(at, batch) || memory.read_entries(at, batch, sqid).is_ok();
-            if !fetched {
+            if memory.read_entries(at, batch, sqid).is_err() {
                 self.scratch.entries = entries;
                 self.fatal("a submission queue cannot be read");
                 return;
             }
-            left -= count;
-            if let Some(queue) = self.submission(sqid) {
-                queue.fetched(count);
+            self.fetched(sqid, cqid, count);
+            for &words in batch.iter() {
+                self.dispatch(sqid, Entry(words), memory);
             }
-            if let Some(queue) = self.completion(cqid) {
-                queue.reserved += count;
-            }
-            if !self.interposed {
-                self.statistics.commands += u64::from(count);
-            }
-            if sqid != 0 && self.quick() {
-                self.run_batch(sqid, batch, memory);
-            } else {
-                for &words in batch.iter() {
-                    self.dispatch(sqid, Entry(words), memory);
-                }
-                self.flush(memory);
-            }
+            self.flush(memory);
             self.scratch.entries = entries;
+        }
+    }
+
+    /// Moves on by entries that were fetched, and promises them completion entries.
+    #[inline]
+    fn fetched(&mut self, sqid: u16, cqid: u16, count: u32) {
+        if let Some(queue) = self.submission(sqid) {
+            queue.fetched(count);
+        }
+        if let Some(queue) = self.completion(cqid) {
+            queue.reserved += count;
+        }
+        if !self.interposed {
+            self.statistics.commands += u64::from(count);
         }
     }
 

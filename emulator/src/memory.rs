@@ -4,6 +4,7 @@
 //! entries move by volatile and atomic accesses, data moves by raw copies.
 #![allow(unsafe_code)] // The one place where the controller's DMA becomes loads and stores of this process.
 
+use std::marker::PhantomData;
 use std::ptr::NonNull;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -76,23 +77,15 @@ impl HostRegion {
         Some(entry)
     }
 
-    /// Reads consecutive submission entries, each of their quadwords once; false, with nothing done, when they are not all inside or
-    /// misaligned.
+    /// Consecutive submission entries, of which words are to be read one by one; `None` when they are not all inside or misaligned.
     #[inline]
-    #[must_use]
-    pub(crate) fn load_entries(&self, offset: usize, into: &mut [[u64; 8]]) -> bool {
-        let Some(source) = self.at(offset, size_of_val(into)) else {
-            return false;
-        };
-        let source = source.cast::<[u64; 8]>().as_ptr();
-        if !source.is_aligned() {
-            return false;
-        }
-        for (index, entry) in into.iter_mut().enumerate() {
-            // SAFETY: as many aligned entries at `source` as `into` has were bounded by `at`.
-            *entry = unsafe { source.add(index).read_volatile() }.map(u64::from_le);
-        }
-        true
+    pub(crate) fn entries(&self, offset: usize, count: usize) -> Option<RingEntries<'_>> {
+        let first = self.at(offset, count.checked_mul(64)?)?.cast::<u64>();
+        first.is_aligned().then_some(RingEntries {
+            first,
+            count,
+            region: PhantomData,
+        })
     }
 
     /// Writes consecutive completion entries as [`HostRegion::store_completion`] does, as many as `entries` gives and `count` allows;
@@ -151,6 +144,42 @@ impl HostRegion {
         let last = unsafe { AtomicU32::from_ptr(target.add(3)) };
         last.store(entry[3].to_le(), Ordering::Release);
         true
+    }
+}
+
+/// Submission entries in host memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingEntries<'a> {
+    first: NonNull<u64>,
+    count: usize,
+    region: PhantomData<&'a HostRegion>,
+}
+
+impl RingEntries<'_> {
+    /// Reads quadword `WORD` of an entry. The host may change it at any time, so whatever is decided on it must be decided on one read; 0 past the
+    /// last entry.
+    #[inline]
+    pub(crate) fn word<const WORD: usize>(&self, entry: usize) -> u64 {
+        const { assert!(WORD < 8) };
+        if entry >= self.count {
+            return 0;
+        }
+        // SAFETY: `HostRegion::entries` bounded `count` entries of eight aligned quadwords from `first` on, and the region outlives the value.
+        u64::from_le(unsafe { self.first.add(entry * 8 + WORD).read_volatile() })
+    }
+
+    /// Reads a whole entry, each of its quadwords once.
+    pub(crate) fn entry(&self, entry: usize) -> [u64; 8] {
+        [
+            self.word::<0>(entry),
+            self.word::<1>(entry),
+            self.word::<2>(entry),
+            self.word::<3>(entry),
+            self.word::<4>(entry),
+            self.word::<5>(entry),
+            self.word::<6>(entry),
+            self.word::<7>(entry),
+        ]
     }
 }
 

@@ -8,10 +8,11 @@ use nvme_vfio_dma::Access;
 
 use crate::backend::{Immediate, Operation, Outcome};
 use crate::command::Entry;
-use crate::controller::Core;
+use crate::controller::{BATCH, Core};
 use crate::flight::Completion;
 use crate::io;
 use crate::iommu::{DeviceMemory, Segment};
+use crate::memory::RingEntries;
 
 /// A namespace, as a plain read or write needs it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,8 +58,14 @@ struct Batch {
 impl Batch {
     /// The command, if it is one for the short way.
     #[inline]
-    fn decode(&self, words: &[u64; 8], memory: &DeviceMemory<'_>) -> Option<Immediate> {
-        let first = words[0];
+    fn decode(
+        &self,
+        first: u64,
+        ring: &RingEntries<'_>,
+        place: usize,
+        memory: &DeviceMemory<'_>,
+    ) -> Option<Immediate> {
+        let dword12 = ring.word::<6>(place) as u32;
         let (operation, access) = match first as u8 {
             io::READ => (Operation::Read, Access::DEVICE_WRITE),
             io::WRITE => (Operation::Write, Access::DEVICE_READ),
@@ -68,32 +75,36 @@ impl Batch {
         // FUSE and PSDT, and the flags and fields of dword 12 above the number of blocks.
         if first & 0xff00 != 0
             || (first >> 32) as u32 != geometry.nsid
-            || words[6] as u32 & 0xffff_0000 != 0
+            || dword12 & 0xffff_0000 != 0
         {
             return None;
         }
-        let blocks = u64::from(words[6] as u16) + 1;
-        let lba = words[5];
+        let blocks = u64::from(dword12) + 1;
+        let lba = ring.word::<5>(place);
         let length = blocks << geometry.shift;
         if lba >= geometry.blocks || blocks > geometry.blocks - lba || length > geometry.most {
             return None;
         }
-        let (prp1, prp2) = (words[3], words[4]);
+        let prp1 = ring.word::<3>(place);
         if prp1 & 0b11 != 0 {
             return None;
         }
         let head = self.page - (prp1 & (self.page - 1));
-        let mut segments = [Segment::default(); 2];
-        if length <= head {
-            segments[0] = memory.piece(prp1, length as u32, access)?;
+        let segments = if length <= head {
+            [
+                memory.piece(prp1, length as u32, access)?,
+                Segment::default(),
+            ]
         } else {
-            let tail = length - head;
+            let (prp2, tail) = (ring.word::<4>(place), length - head);
             if tail > self.page || prp2 & (self.page - 1) != 0 {
                 return None;
             }
-            segments[0] = memory.piece(prp1, head as u32, access)?;
-            segments[1] = memory.piece(prp2, tail as u32, access)?;
-        }
+            [
+                memory.piece(prp1, head as u32, access)?,
+                memory.piece(prp2, tail as u32, access)?,
+            ]
+        };
         Some(Immediate {
             operation,
             namespace: geometry.nsid,
@@ -114,24 +125,38 @@ impl Core {
     }
 
     /// Runs fetched commands of one I/O queue, in order, each by the shortest way that it can go.
-    pub(crate) fn run_batch(&mut self, sqid: u16, entries: &[[u64; 8]], memory: &DeviceMemory<'_>) {
+    ///
+    /// The short way reads each word that it needs once. A command that it does not take is read anew, as a whole, for the long way, which trusts
+    /// nothing that was seen before.
+    pub(crate) fn run_batch(
+        &mut self,
+        sqid: u16,
+        ring: &RingEntries<'_>,
+        count: usize,
+        memory: &DeviceMemory<'_>,
+    ) {
+        // One look at every entry first: they come from another processor's cache, and so come together.
+        let mut firsts = [0; BATCH];
+        for (place, first) in firsts.iter_mut().enumerate().take(count) {
+            *first = ring.word::<0>(place);
+        }
         let mut batch = Batch {
             geometry: Geometry::default(),
             page: self.page(),
         };
         let mut quick = std::mem::take(&mut self.scratch.quick);
-        for words in entries {
-            let nsid = (words[0] >> 32) as u32;
+        for (place, &first) in firsts.iter().enumerate().take(count) {
+            let nsid = (first >> 32) as u32;
             if nsid != batch.geometry.nsid {
                 self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
                 batch.geometry = self.geometry(nsid);
             }
-            if let Some(command) = batch.decode(words, memory) {
+            if let Some(command) = batch.decode(first, ring, place, memory) {
                 quick.push(command);
                 continue;
             }
             self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
-            self.dispatch(sqid, Entry(*words), memory);
+            self.dispatch(sqid, Entry(ring.entry(place)), memory);
             self.flush(memory);
             // It may have changed the namespace.
             batch.geometry = Geometry::default();

@@ -33,13 +33,12 @@ struct Loop {
     limit: f64,
 }
 
-const LOOPS: [Loop; 8] = [
+const LOOPS: [Loop; 7] = [
     line("smallest loop, depth 32", "smallest", 32, 100.0),
     line("smallest loop, depth 128", "smallest", 128, 100.0),
     line("loop of `nvme-vfio bench`, depth 32", "bench", 32, 200.0),
     line("loop of `nvme-vfio bench`, depth 128", "bench", 128, 200.0),
     line("empty poll", "empty-poll", 32, 20.0),
-    line("the emulated controller, depth 1", "controller", 1, 400.0),
     line("the emulated controller, depth 32", "controller", 32, 150.0),
     line("its step with nothing to do", "empty-step", 32, 100.0),
 ];

@@ -9,7 +9,7 @@ use super::fault::{DATA, FETCH, POST};
 use super::{
     DmaOrigin, FaultReason, IommuFault, Region, RegionHandle, Regions, Segment, SoftwareIommu,
 };
-use crate::memory::HostRegion;
+use crate::memory::{HostRegion, RingEntries};
 use crate::trace::Tracer;
 
 /// An access was refused; the fault is recorded.
@@ -124,14 +124,12 @@ impl DeviceMemory<'_> {
         })
     }
 
-    /// Reads consecutive submission entries that lie in one mapping; false, with nothing done or told, where they do not.
+    /// Consecutive submission entries that lie in one mapping; `None`, with nothing told, where they do not.
     #[inline]
-    pub(crate) fn fetch(&self, iova: u64, into: &mut [[u64; 8]]) -> bool {
-        let bytes = size_of_val(into) as u64;
-        match self.whole(iova, bytes, Access::DEVICE_READ, FETCH) {
-            Some((_, region, host)) => host.load_entries((iova - region.iova) as usize, into),
-            None => false,
-        }
+    pub(crate) fn entries(&self, iova: u64, count: usize) -> Option<RingEntries<'_>> {
+        let bytes = count as u64 * 64;
+        let (_, region, host) = self.whole(iova, bytes, Access::DEVICE_READ, FETCH)?;
+        host.entries((iova - region.iova) as usize, count)
     }
 
     /// Writes consecutive completion entries, `count` of them, where they lie in one mapping; false, with nothing done or told, where they do not.
