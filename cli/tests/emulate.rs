@@ -1,0 +1,271 @@
+//! `emulate`, run as a user runs it: a server in one process, clients in others.
+
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::path::PathBuf;
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::Value;
+
+fn nvme_vfio(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-vfio"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A server, with a folder of its own.
+struct Server {
+    folder: tempfile::TempDir,
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    ready: Value,
+}
+
+impl Server {
+    fn start(arguments: &[&str]) -> Server {
+        Server::start_in(tempfile::tempdir().unwrap(), arguments)
+    }
+
+    fn start_in(folder: tempfile::TempDir, arguments: &[&str]) -> Server {
+        let socket = folder.path().join("nvme.sock");
+        let mut child = nvme_vfio(&["emulate", "-o", "json", "--socket"])
+            .arg(&socket)
+            .args(arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
+            let _ = child.kill();
+            panic!("not ready: {line}")
+        });
+        Server {
+            folder,
+            child,
+            stdout,
+            ready,
+        }
+    }
+
+    fn socket(&self) -> PathBuf {
+        self.folder.path().join("nvme.sock")
+    }
+
+    fn address(&self) -> String {
+        format!("vfio-user:{}", self.socket().display())
+    }
+
+    fn client(&self, command: &str, arguments: &[&str]) -> Output {
+        nvme_vfio(&[command, &self.address()])
+            .args(arguments)
+            .output()
+            .unwrap()
+    }
+
+    #[track_caller]
+    fn json(&self, command: &str, arguments: &[&str]) -> Value {
+        let output = self.client(command, arguments);
+        assert!(
+            output.status.success(),
+            "{command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Ends it by a signal; its summary.
+    fn end(mut self, signal: Signal) -> Value {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        let end = Instant::now() + Duration::from_secs(20);
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0));
+        assert!(!self.socket().exists(), "the socket is removed");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        serde_json::from_str(&rest).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+#[test]
+fn clients_come_and_go_and_the_data_stays() {
+    let server = Server::start(&["--size", "64M", "lba=4096,model=one of ours"]);
+    assert_eq!(server.ready["event"], "ready");
+    assert_eq!(
+        server.ready["socket"],
+        server.socket().display().to_string()
+    );
+    let controller = server.json("id-ctrl", &["-o", "json"]);
+    assert_eq!(controller["mn"].as_str().unwrap().trim(), "one of ours");
+    let namespace = server.json("id-ns", &["-n", "1", "-o", "json"]);
+    assert_eq!(namespace["nsze"], 64 << 8);
+
+    let data = server.folder.path().join("data");
+    let content: Vec<u8> = (0..16384u32).map(|at| (at >> 3) as u8).collect();
+    std::fs::write(&data, &content).unwrap();
+    let data = data.display().to_string();
+    let written = server.client("write", &["-s", "5", "-z", "16384", "-d", &data, "--force"]);
+    assert!(written.status.success(), "{written:?}");
+    // Another process, another session.
+    let read = server.client("read", &["-s", "5", "-z", "16384"]);
+    assert!(read.status.success(), "{read:?}");
+    assert!(read.stdout == content);
+
+    let summary = server.end(Signal::SIGINT);
+    assert_eq!(summary["event"], "ended");
+    assert!(summary["commands"].as_u64().unwrap() > 10, "{summary}");
+    assert_eq!(summary["refused_accesses"], 0, "{summary}");
+    assert_eq!(summary["invalid_doorbells"], 0, "{summary}");
+}
+
+#[test]
+fn a_file_outlives_the_server() {
+    let folder = tempfile::tempdir().unwrap();
+    let disk = folder.path().join("disk");
+    let backend = format!("file:{}", disk.display());
+    let arguments = ["--size", "1M", "--backend", &backend, "lba=512"];
+    let server = Server::start(&arguments);
+    let data = server.folder.path().join("data");
+    std::fs::write(&data, [0x5a; 4096]).unwrap();
+    let data = data.display().to_string();
+    let written = server.client("write", &["-s", "8", "-z", "4096", "-d", &data, "--force"]);
+    assert!(written.status.success(), "{written:?}");
+    assert!(server.client("flush", &[]).status.success());
+
+    let other = tempfile::tempdir().unwrap();
+    let refused = nvme_vfio(&["emulate", "-o", "json", "--socket"])
+        .arg(other.path().join("sock"))
+        .args(arguments)
+        .output()
+        .unwrap();
+    assert_eq!(refused.status.code(), Some(3), "two servers of one file");
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "busy", "{error}");
+
+    server.end(Signal::SIGTERM);
+    let file = std::fs::read(&disk).unwrap();
+    assert_eq!(file.len(), 1 << 20);
+    assert!(file[4096..8192].iter().all(|&byte| byte == 0x5a));
+    let server = Server::start(&arguments);
+    let read = server.client("read", &["-s", "8", "-z", "4096"]);
+    assert_eq!(read.stdout, [0x5a; 4096]);
+}
+
+#[test]
+fn configuration_faults_and_trace_come_from_files() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    std::fs::write(path("controller.toml"), "queues = 3\nserial = \"FROMFILE\"\n").unwrap();
+    std::fs::write(
+        path("faults.toml"),
+        "[[fault]]\ndo = \"status\"\nopcode = \"read\"\nsct = 2\nsc = 0x81\ntimes = 1\n",
+    )
+    .unwrap();
+    let (config, faults, trace) = (path("controller.toml"), path("faults.toml"), path("trace"));
+    let server = Server::start(&[
+        "--config", &config, "--faults", &faults, "--trace", &trace, "--size", "1M",
+    ]);
+    let controller = server.json("id-ctrl", &["-o", "json"]);
+    assert_eq!(controller["sn"].as_str().unwrap().trim(), "FROMFILE");
+    let failed = server.client("read", &["-c", "0", "-o", "json", "-d", "/dev/null"]);
+    assert_eq!(failed.status.code(), Some(1), "{failed:?}");
+    assert!(String::from_utf8_lossy(&failed.stderr).contains("\"sc\":129"));
+    assert!(server.client("read", &["-c", "0"]).status.success());
+    server.end(Signal::SIGTERM);
+    let trace = std::fs::read_to_string(trace).unwrap();
+    let records: Vec<Value> = trace
+        .lines()
+        .map(|line| serde_json::from_str(line).unwrap())
+        .collect();
+    assert!(records.len() > 20, "{trace}");
+}
+
+#[test]
+fn what_is_wrong_is_said_with_a_remedy() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("file");
+    std::fs::write(&file, "queues = 0\n").unwrap();
+    let file = file.display().to_string();
+    let socket = folder.path().join("sock").display().to_string();
+    let in_file = format!("file:{}", folder.path().display());
+    for (arguments, status, kind) in [
+        (vec!["--socket", &file], 2, "file"),
+        (vec!["--socket", "/nowhere/at/all"], 2, "file"),
+        (vec!["--socket", &socket, "--size", "0"], 2, "usage"),
+        (vec!["--socket", &socket, "--size", "1M,lba=4096"], 2, "usage"),
+        (vec!["--socket", &socket, "nonsense=1"], 2, "usage"),
+        (vec!["--socket", &socket, "stepped=on"], 2, "usage"),
+        (vec!["--socket", &socket, "--config", &file], 2, "usage"),
+        (vec!["--socket", &socket, "--config", "/nowhere"], 2, "file"),
+        (vec!["--socket", &socket, "--faults", &file], 2, "usage"),
+        (vec!["--socket", &socket, "--trace", "/nowhere/t"], 2, "file"),
+        (vec!["--socket", &socket, "--backend", "tape"], 2, "usage"),
+        (vec!["--socket", &socket, "--backend", &in_file], 2, "file"),
+        (vec!["--socket", &socket, "--cpu", "99999"], 2, "usage"),
+        (vec!["--socket", &socket, "--mode", "9"], 2, "usage"),
+    ] {
+        let output = nvme_vfio(&["emulate", "-o", "json"])
+            .args(&arguments)
+            .output()
+            .unwrap();
+        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
+        let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+        assert_eq!(error["error"]["kind"], kind, "{arguments:?}: {error}");
+        assert!(
+            error["error"]["remedy"].is_string() || kind == "file",
+            "{arguments:?}: {error}"
+        );
+        assert!(output.stdout.is_empty());
+    }
+}
+
+#[test]
+fn a_socket_that_is_served_is_not_taken() {
+    let server = Server::start(&["--size", "1M"]);
+    let output = nvme_vfio(&["emulate", "-o", "json", "--socket"])
+        .arg(server.socket())
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let error: Value = serde_json::from_slice(&output.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "busy");
+    assert!(server.client("id-ctrl", &[]).status.success(), "it goes on");
+}
+
+#[test]
+fn a_client_killed_in_the_middle_costs_nothing() {
+    let server = Server::start(&["--size", "64M", "lba=4096"]);
+    for _ in 0..5 {
+        let mut client = nvme_vfio(&["bench", &server.address()])
+            .args(["--iodepth", "64", "--runtime", "30"])
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(150));
+        client.kill().unwrap();
+        client.wait().unwrap();
+        assert!(
+            server.client("id-ctrl", &[]).status.success(),
+            "the next client finds a controller"
+        );
+    }
+    let summary = server.end(Signal::SIGTERM);
+    assert_eq!(summary["refused_accesses"], 0, "{summary}");
+}
