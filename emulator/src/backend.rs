@@ -93,20 +93,31 @@ pub struct BackendCompletion {
 /// A plain read or write whose data is in one or two pieces, to be executed at once. The front end has checked it as a [`Request`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Immediate {
-    /// [`Operation::Read`] or [`Operation::Write`].
-    pub operation: Operation,
-    /// Identifier of the namespace.
-    pub namespace: u32,
     /// First byte on the medium.
     pub offset: u64,
     /// Bytes on the medium.
     pub length: u32,
-    /// Its pieces of memory; the second has length 0 where there is only one.
+    /// Identifier of the namespace.
+    pub namespace: u32,
+    /// Its pieces of memory. The second counts only if its length is not 0.
     pub segments: [Segment; 2],
+    /// Whether it is a write, from memory to the medium, and not a read.
+    pub write: bool,
     /// How it ended: [`Outcome::Done`] until the back end says otherwise.
     pub outcome: Outcome,
     pub(crate) cid: u16,
-    pub(crate) lba: u64,
+}
+
+impl Immediate {
+    pub(crate) const NONE: Immediate = Immediate {
+        offset: 0,
+        length: 0,
+        namespace: 0,
+        segments: [Segment::NONE; 2],
+        write: false,
+        outcome: Outcome::Done,
+        cid: 0,
+    };
 }
 
 /// Executes commands for a controller front end.

@@ -37,7 +37,7 @@ use crate::trace::{TraceEvent, Tracer};
 use crate::watch::Watch;
 
 /// Submission entries fetched at once.
-pub(crate) const BATCH: usize = 64;
+pub(crate) const BATCH: usize = 16;
 
 /// Where the controller is between disabled and ready. CSTS says what the host may know of it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -79,7 +79,7 @@ pub(crate) struct Scratch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) extents: Vec<Extent>,
     pub(crate) completions: Vec<BackendCompletion>,
-    pub(crate) quick: Vec<Immediate>,
+    pub(crate) quick: Option<Box<[Immediate; BATCH]>>,
 }
 
 /// Everything behind the controller's lock.

@@ -41,6 +41,17 @@ pub struct Segment {
     pub length: u32,
 }
 
+impl Segment {
+    pub(crate) const NONE: Segment = Segment {
+        region: RegionHandle {
+            slot: 0,
+            generation: 0,
+        },
+        offset: 0,
+        length: 0,
+    };
+}
+
 #[derive(Debug)]
 struct Region {
     iova: u64,

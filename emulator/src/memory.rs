@@ -88,30 +88,29 @@ impl HostRegion {
         })
     }
 
-    /// Writes consecutive completion entries as [`HostRegion::store_completion`] does, as many as `entries` gives and `count` allows;
-    /// false, with nothing done, when `count` of them are not all inside or misaligned.
+    /// Writes consecutive completion entries as [`HostRegion::store_completion`] does, one for each item; false, with nothing done, when
+    /// they are not all inside or misaligned.
     #[inline]
     #[must_use]
-    pub(crate) fn store_completions(
+    pub(crate) fn store_completions<T>(
         &self,
         offset: usize,
-        count: usize,
-        entries: impl Iterator<Item = [u32; 4]>,
+        items: &[T],
+        entry: impl Fn(&T) -> [u32; 4],
     ) -> bool {
-        let Some(target) = count
-            .checked_mul(16)
-            .and_then(|bytes| self.at(offset, bytes))
-        else {
+        let bytes = items.len().checked_mul(16);
+        let Some(target) = bytes.and_then(|bytes| self.at(offset, bytes)) else {
             return false;
         };
         let mut target = target.cast::<u32>().as_ptr();
         if !target.is_aligned() {
             return false;
         }
-        for entry in entries.take(count) {
-            // SAFETY: `count` entries at the first `target` were bounded by `at` and are writable by the contract of `new`; each
-            // turn writes one and moves on by one, at most `count` times, so that `target` ends one past the last at most. The
-            // reference to the last dword as an atomic lives for its store only.
+        for item in items {
+            let entry = entry(item);
+            // SAFETY: an entry for each item at the first `target` was bounded by `at` and is writable by the contract of `new`; each
+            // turn writes one and moves on by one, so that `target` ends one past the last. The reference to the last dword as an
+            // atomic lives for its store only.
             unsafe {
                 target.write_volatile(entry[0].to_le());
                 target.add(1).write_volatile(entry[1].to_le());

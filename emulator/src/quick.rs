@@ -11,7 +11,7 @@ use crate::command::Entry;
 use crate::controller::{BATCH, Core};
 use crate::flight::Completion;
 use crate::io;
-use crate::iommu::{DeviceMemory, Segment};
+use crate::iommu::DeviceMemory;
 use crate::memory::RingEntries;
 
 /// A namespace, as a plain read or write needs it.
@@ -26,57 +26,41 @@ pub(crate) struct Geometry {
     pub(crate) most: u64,
 }
 
-/// What a batch moved.
+/// What a batch moves: how many commands and bytes, of reads and of writes.
 #[derive(Clone, Copy, Debug, Default)]
 pub(crate) struct Moved {
-    pub(crate) reads: u64,
-    pub(crate) read_bytes: u64,
-    pub(crate) writes: u64,
-    pub(crate) written_bytes: u64,
+    pub(crate) commands: [u64; 2],
+    pub(crate) bytes: [u64; 2],
 }
 
-impl Moved {
-    #[inline]
-    fn count(&mut self, command: &Immediate) {
-        let bytes = u64::from(command.length);
-        if command.operation == Operation::Read {
-            self.reads += 1;
-            self.read_bytes += bytes;
-        } else {
-            self.writes += 1;
-            self.written_bytes += bytes;
-        }
-    }
-}
-
-/// What a batch of one queue needs to know.
-struct Batch {
+/// The commands of one queue that go the short way together.
+struct Batch<'a> {
     geometry: Geometry,
     page: u64,
+    commands: &'a mut [Immediate; BATCH],
+    count: usize,
+    moved: Moved,
 }
 
-impl Batch {
-    /// The command, if it is one for the short way.
+impl Batch<'_> {
+    /// Takes a command in, if it is one for the short way.
     #[inline]
-    fn decode(
-        &self,
+    fn take(
+        &mut self,
         first: u64,
         ring: &RingEntries<'_>,
         place: usize,
         memory: &DeviceMemory<'_>,
-    ) -> Option<Immediate> {
+    ) -> Option<()> {
         let dword12 = ring.word::<6>(place) as u32;
-        let (operation, access) = match first as u8 {
-            io::READ => (Operation::Read, Access::DEVICE_WRITE),
-            io::WRITE => (Operation::Write, Access::DEVICE_READ),
+        let (write, access) = match first as u8 {
+            io::READ => (false, Access::DEVICE_WRITE),
+            io::WRITE => (true, Access::DEVICE_READ),
             _ => return None,
         };
         let geometry = &self.geometry;
         // FUSE and PSDT, and the flags and fields of dword 12 above the number of blocks.
-        if first & 0xff00 != 0
-            || (first >> 32) as u32 != geometry.nsid
-            || dword12 & 0xffff_0000 != 0
-        {
+        if first & 0xff00 != 0 || dword12 & 0xffff_0000 != 0 {
             return None;
         }
         let blocks = u64::from(dword12) + 1;
@@ -90,41 +74,38 @@ impl Batch {
             return None;
         }
         let head = self.page - (prp1 & (self.page - 1));
-        let segments = if length <= head {
-            [
-                memory.piece(prp1, length as u32, access)?,
-                Segment::default(),
-            ]
+        let command = self.commands.get_mut(self.count)?;
+        if length <= head {
+            command.segments[0] = memory.piece(prp1, length as u32, access)?;
+            command.segments[1].length = 0;
         } else {
             let (prp2, tail) = (ring.word::<4>(place), length - head);
             if tail > self.page || prp2 & (self.page - 1) != 0 {
                 return None;
             }
-            [
-                memory.piece(prp1, head as u32, access)?,
-                memory.piece(prp2, tail as u32, access)?,
-            ]
-        };
-        Some(Immediate {
-            operation,
-            namespace: geometry.nsid,
-            offset: lba << geometry.shift,
-            length: length as u32,
-            segments,
-            outcome: Outcome::Done,
-            cid: (first >> 16) as u16,
-            lba,
-        })
+            command.segments[0] = memory.piece(prp1, head as u32, access)?;
+            command.segments[1] = memory.piece(prp2, tail as u32, access)?;
+        }
+        command.offset = lba << geometry.shift;
+        command.length = length as u32;
+        command.namespace = geometry.nsid;
+        command.write = write;
+        command.outcome = Outcome::Done;
+        command.cid = (first >> 16) as u16;
+        self.count += 1;
+        self.moved.commands[usize::from(write)] += 1;
+        self.moved.bytes[usize::from(write)] += length;
+        Some(())
     }
 }
 
 impl Core {
-    /// Whether the short way is open: nothing is on that has to see each command. Whatever comes to be such a thing is asked for here.
+    /// Whether the short way is open: nothing is on that has to see each command.
     pub(crate) fn quick(&self) -> bool {
         self.immediate && !self.interposed
     }
 
-    /// Runs fetched commands of one I/O queue, in order, each by the shortest way that it can go.
+    /// Runs `count` fetched commands of one I/O queue, [`BATCH`] at most, in order, each by the shortest way that it can go.
     ///
     /// The short way reads each word that it needs once. A command that it does not take is read anew, as a whole, for the long way, which trusts
     /// nothing that was seen before.
@@ -137,64 +118,81 @@ impl Core {
     ) {
         // One look at every entry first: they come from another processor's cache, and so come together.
         let mut firsts = [0; BATCH];
-        for (place, first) in firsts.iter_mut().enumerate().take(count) {
+        let firsts = firsts.get_mut(..count).unwrap_or_default();
+        for (place, first) in firsts.iter_mut().enumerate() {
             *first = ring.word::<0>(place);
         }
+        let mut room = self.scratch.quick.take();
         let mut batch = Batch {
             geometry: Geometry::default(),
             page: self.page(),
+            commands: room.get_or_insert_with(|| Box::new([Immediate::NONE; BATCH])),
+            count: 0,
+            moved: Moved::default(),
         };
-        let mut quick = std::mem::take(&mut self.scratch.quick);
-        for (place, &first) in firsts.iter().enumerate().take(count) {
+        for (place, &first) in firsts.iter().enumerate() {
             let nsid = (first >> 32) as u32;
             if nsid != batch.geometry.nsid {
-                self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
+                self.finish_quick(sqid, &mut batch, memory);
                 batch.geometry = self.geometry(nsid);
             }
-            if let Some(command) = batch.decode(first, ring, place, memory) {
-                quick.push(command);
-                continue;
+            if batch.take(first, ring, place, memory).is_none() {
+                self.finish_quick(sqid, &mut batch, memory);
+                self.dispatch(sqid, Entry(ring.entry(place)), memory);
+                self.flush(memory);
+                // It may have changed the namespace.
+                batch.geometry = Geometry::default();
             }
-            self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
-            self.dispatch(sqid, Entry(ring.entry(place)), memory);
-            self.flush(memory);
-            // It may have changed the namespace.
-            batch.geometry = Geometry::default();
         }
-        self.finish_quick(sqid, batch.geometry.nsid, &mut quick, memory);
-        self.scratch.quick = quick;
+        self.finish_quick(sqid, &mut batch, memory);
+        self.scratch.quick = room;
     }
 
-    /// Executes what was decoded and answers it.
-    fn finish_quick(
-        &mut self,
-        sqid: u16,
-        nsid: u32,
-        quick: &mut Vec<Immediate>,
-        memory: &DeviceMemory<'_>,
-    ) {
-        if quick.is_empty() {
+    /// Executes what was taken in and answers it.
+    fn finish_quick(&mut self, sqid: u16, batch: &mut Batch<'_>, memory: &DeviceMemory<'_>) {
+        let count = std::mem::take(&mut batch.count);
+        let moved = std::mem::take(&mut batch.moved);
+        let commands = batch.commands.get_mut(..count).unwrap_or_default();
+        if commands.is_empty() {
             return;
         }
-        let all_done = self.backend.immediate(quick, memory);
-        let mut left = quick.as_slice();
-        if all_done {
+        let mut left = if self.backend.immediate(commands, memory) {
+            self.logs.count_many(&moved);
+            let posted = self.post_quick(sqid, commands, memory);
+            let left = commands.get(posted..).unwrap_or_default();
+            // The rest where the queue ended before.
             let posted = self.post_quick(sqid, left, memory);
-            left = left.get(posted..).unwrap_or_default();
-            if !left.is_empty() {
-                // The queue ended before.
-                let posted = self.post_quick(sqid, left, memory);
-                left = left.get(posted..).unwrap_or_default();
+            left.get(posted..).unwrap_or_default()
+        } else {
+            for command in commands.iter() {
+                if command.outcome == Outcome::Done {
+                    let operation = if command.write {
+                        Operation::Write
+                    } else {
+                        Operation::Read
+                    };
+                    self.logs.count(operation, u64::from(command.length));
+                }
             }
+            commands
+        };
+        while let Some((command, rest)) = left.split_first() {
+            self.post_singly(sqid, command, batch.geometry.shift, memory);
+            left = rest;
         }
-        if !left.is_empty() {
-            self.post_singly(sqid, nsid, left, memory);
-        }
-        quick.clear();
     }
 
-    /// Posts the success of all whose entries lie side by side and in one mapping, and counts them; how many those were.
-    fn post_quick(&mut self, sqid: u16, quick: &[Immediate], memory: &DeviceMemory<'_>) -> usize {
+    /// Posts the success of all whose entries lie side by side and in one mapping; how many those were.
+    #[inline]
+    fn post_quick(
+        &mut self,
+        sqid: u16,
+        commands: &[Immediate],
+        memory: &DeviceMemory<'_>,
+    ) -> usize {
+        if commands.is_empty() {
+            return 0;
+        }
         let Some(Some(submission)) = self.submission.get(usize::from(sqid)) else {
             return 0;
         };
@@ -202,20 +200,18 @@ impl Core {
         let Some(Some(queue)) = self.completion.get_mut(usize::from(submission.cqid)) else {
             return 0;
         };
-        let count = (quick.len() as u32).min(queue.size - queue.tail);
+        let count = commands.len().min((queue.size - queue.tail) as usize);
+        let commands = commands.get(..count).unwrap_or_default();
         let at = queue.base.wrapping_add(u64::from(queue.tail) * 16);
         let phase = u32::from(queue.phase) << 16;
-        let mut moved = Moved::default();
-        let entries = quick.iter().map(|command| {
-            moved.count(command);
+        let posted = memory.post(at, commands, |command| {
             [0, 0, middle, phase | u32::from(command.cid)]
         });
-        if !memory.post(at, count as usize, entries) {
+        if !posted {
             return 0;
         }
-        self.logs.count_many(&moved);
-        queue.reserved = queue.reserved.saturating_sub(count);
-        queue.tail += count;
+        queue.reserved = queue.reserved.saturating_sub(count as u32);
+        queue.tail += count as u32;
         if queue.tail == queue.size {
             queue.tail = 0;
             queue.phase = !queue.phase;
@@ -223,36 +219,31 @@ impl Core {
         if let Some(vector) = queue.vector {
             self.interrupts.raise(vector);
         }
-        self.statistics.completions += u64::from(count);
-        count as usize
+        self.statistics.completions += count as u64;
+        count
     }
 
-    /// Posts the answers one by one: some are errors, or the queue ends or changes its mapping among them.
+    /// Posts one answer, which is an error or has its place in a mapping of its own.
     #[cold]
     fn post_singly(
         &mut self,
         sqid: u16,
-        nsid: u32,
-        quick: &[Immediate],
+        command: &Immediate,
+        shift: u32,
         memory: &DeviceMemory<'_>,
     ) {
-        for command in quick {
-            let status = self.status(command.outcome);
-            let status = if status.is_success() {
-                self.logs
-                    .count(command.operation, u64::from(command.length));
-                status
-            } else {
-                self.log_error(sqid, command.cid, status, nsid, command.lba)
-            };
-            let completion = Completion {
-                sqid,
-                cid: command.cid,
-                result: 0,
-                status,
-            };
-            self.post(&completion, memory);
+        let mut status = self.status(command.outcome);
+        if !status.is_success() {
+            let lba = command.offset >> shift;
+            status = self.log_error(sqid, command.cid, status, command.namespace, lba);
         }
+        let completion = Completion {
+            sqid,
+            cid: command.cid,
+            result: 0,
+            status,
+        };
+        self.post(&completion, memory);
     }
 
     /// What the short way needs to know of a namespace; nothing passes where it is not for the short way.

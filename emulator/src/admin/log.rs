@@ -72,10 +72,10 @@ impl Logs {
 
     /// Counts a batch.
     pub(crate) fn count_many(&mut self, moved: &Moved) {
-        self.reads += moved.reads;
-        self.read_bytes += moved.read_bytes;
-        self.writes += moved.writes;
-        self.written_bytes += moved.written_bytes;
+        self.reads += moved.commands[0];
+        self.read_bytes += moved.bytes[0];
+        self.writes += moved.commands[1];
+        self.written_bytes += moved.bytes[1];
     }
 
     pub(crate) fn count(&mut self, operation: Operation, bytes: u64) {

@@ -34,7 +34,7 @@ impl Default for MemoryBackend {
 impl MemoryBackend {
     /// Moves the data of a plain read or write.
     fn transfer(&mut self, command: &Immediate, memory: &DeviceMemory<'_>) -> Outcome {
-        let read = command.operation == Operation::Read;
+        let read = !command.write;
         let failed = if read {
             Outcome::ReadError
         } else {

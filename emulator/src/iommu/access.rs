@@ -132,17 +132,13 @@ impl DeviceMemory<'_> {
         host.entries((iova - region.iova) as usize, count)
     }
 
-    /// Writes consecutive completion entries, `count` of them, where they lie in one mapping; false, with nothing done or told, where they do not.
+    /// Writes consecutive completion entries, one for each item, where they lie in one mapping; false, with nothing done or told, where they do not.
     #[inline]
-    pub(crate) fn post(
-        &self,
-        iova: u64,
-        count: usize,
-        entries: impl Iterator<Item = [u32; 4]>,
-    ) -> bool {
-        match self.whole(iova, count as u64 * 16, Access::DEVICE_WRITE, POST) {
+    pub(crate) fn post<T>(&self, iova: u64, items: &[T], entry: impl Fn(&T) -> [u32; 4]) -> bool {
+        let bytes = items.len() as u64 * 16;
+        match self.whole(iova, bytes, Access::DEVICE_WRITE, POST) {
             Some((_, region, host)) => {
-                host.store_completions((iova - region.iova) as usize, count, entries)
+                host.store_completions((iova - region.iova) as usize, items, entry)
             }
             None => false,
         }
