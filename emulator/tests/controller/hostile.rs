@@ -12,7 +12,7 @@ use proptest::test_runner::RngSeed;
 use crate::host::*;
 
 /// A fixed seed, printed so that a failure tells it; `NVME_VFIO_SEED` in the environment chooses another.
-fn seeded(cases: u32) -> ProptestConfig {
+pub(crate) fn seeded(cases: u32) -> ProptestConfig {
     let chosen = std::env::var("NVME_VFIO_SEED").ok();
     let seed = chosen.and_then(|seed| seed.parse().ok()).unwrap_or(2026);
     eprintln!("NVME_VFIO_SEED={seed}");

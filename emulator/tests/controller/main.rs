@@ -5,6 +5,7 @@ mod bends;
 mod blocks;
 mod copy;
 mod events;
+mod fault_storm;
 mod faults;
 mod features;
 mod firmware;

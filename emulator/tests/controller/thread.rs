@@ -119,7 +119,7 @@ impl Backend for Slow {
     }
 }
 
-fn slow() -> (Host, Arc<AtomicBool>, Arc<AtomicU32>) {
+pub(crate) fn slow() -> (Host, Arc<AtomicBool>, Arc<AtomicU32>) {
     let (go, resets) = (
         Arc::new(AtomicBool::new(false)),
         Arc::new(AtomicU32::new(0)),
