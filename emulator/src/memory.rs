@@ -154,30 +154,48 @@ pub(crate) struct RingEntries<'a> {
     region: PhantomData<&'a HostRegion>,
 }
 
-impl RingEntries<'_> {
-    /// Reads quadword `WORD` of an entry. The host may change it at any time, so whatever is decided on it must be decided on one read; 0 past the
-    /// last entry.
+impl<'a> RingEntries<'a> {
+    /// One of them; `None` past the last.
     #[inline]
-    pub(crate) fn word<const WORD: usize>(&self, entry: usize) -> u64 {
-        const { assert!(WORD < 8) };
-        if entry >= self.count {
-            return 0;
+    pub(crate) fn get(&self, place: usize) -> Option<RingEntry<'a>> {
+        if place >= self.count {
+            return None;
         }
-        // SAFETY: `HostRegion::entries` bounded `count` entries of eight aligned quadwords from `first` on, and the region outlives the value.
-        u64::from_le(unsafe { self.first.add(entry * 8 + WORD).read_volatile() })
+        Some(RingEntry {
+            // SAFETY: `HostRegion::entries` bounded `count` entries of eight quadwords from `first` on.
+            first: unsafe { self.first.add(place * 8) },
+            region: PhantomData,
+        })
+    }
+}
+
+/// One submission entry in host memory.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct RingEntry<'a> {
+    first: NonNull<u64>,
+    region: PhantomData<&'a HostRegion>,
+}
+
+impl RingEntry<'_> {
+    /// Reads quadword `WORD`. The host may change it at any time, so whatever is decided on it must be decided on one read.
+    #[inline]
+    pub(crate) fn word<const WORD: usize>(self) -> u64 {
+        const { assert!(WORD < 8) };
+        // SAFETY: `RingEntries::get` made the value, of eight aligned quadwords from `first` on, and the region outlives it.
+        u64::from_le(unsafe { self.first.add(WORD).read_volatile() })
     }
 
-    /// Reads a whole entry, each of its quadwords once.
-    pub(crate) fn entry(&self, entry: usize) -> [u64; 8] {
+    /// Reads all of it, each quadword once.
+    pub(crate) fn whole(self) -> [u64; 8] {
         [
-            self.word::<0>(entry),
-            self.word::<1>(entry),
-            self.word::<2>(entry),
-            self.word::<3>(entry),
-            self.word::<4>(entry),
-            self.word::<5>(entry),
-            self.word::<6>(entry),
-            self.word::<7>(entry),
+            self.word::<0>(),
+            self.word::<1>(),
+            self.word::<2>(),
+            self.word::<3>(),
+            self.word::<4>(),
+            self.word::<5>(),
+            self.word::<6>(),
+            self.word::<7>(),
         ]
     }
 }
@@ -208,6 +226,18 @@ mod tests {
         assert!(region.load_entry(64).is_some());
         assert!(region.load_entry(65).is_none(), "misaligned");
         assert!(region.load_entry(72).is_none(), "past the end");
+        assert!(region.entries(0, 2).is_some());
+        assert!(region.entries(0, 3).is_none() && region.entries(64, 2).is_none());
+        assert!(region.entries(4, 1).is_none(), "misaligned");
+        assert!(region.entries(0, usize::MAX).is_none());
+        let entries = region.entries(64, 1).expect("inside");
+        assert_eq!(
+            entries.get(0).expect("the first").word::<7>(),
+            u64::MAX / 0xff
+        );
+        assert!(entries.get(1).is_none());
+        assert!(!region.store_completions(112, &[(), ()], |()| [0; 4]));
+        assert!(!region.store_completions(2, &[()], |()| [0; 4]));
         assert!(!region.store_completion(116, [0; 4]), "past the end");
         assert!(!region.store_completion(2, [0; 4]), "misaligned");
         assert!(region.store_completion(112, [1, 2, 3, 4]));

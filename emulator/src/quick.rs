@@ -12,7 +12,7 @@ use crate::controller::{BATCH, Core};
 use crate::flight::Completion;
 use crate::io;
 use crate::iommu::DeviceMemory;
-use crate::memory::RingEntries;
+use crate::memory::{RingEntries, RingEntry};
 
 /// A namespace, as a plain read or write needs it.
 #[derive(Clone, Copy, Debug, Default)]
@@ -45,14 +45,8 @@ struct Batch<'a> {
 impl Batch<'_> {
     /// Takes a command in, if it is one for the short way.
     #[inline]
-    fn take(
-        &mut self,
-        first: u64,
-        ring: &RingEntries<'_>,
-        place: usize,
-        memory: &DeviceMemory<'_>,
-    ) -> Option<()> {
-        let dword12 = ring.word::<6>(place) as u32;
+    fn take(&mut self, first: u64, entry: RingEntry<'_>, memory: &DeviceMemory<'_>) -> Option<()> {
+        let dword12 = entry.word::<6>() as u32;
         let (write, access) = match first as u8 {
             io::READ => (false, Access::DEVICE_WRITE),
             io::WRITE => (true, Access::DEVICE_READ),
@@ -64,12 +58,12 @@ impl Batch<'_> {
             return None;
         }
         let blocks = u64::from(dword12) + 1;
-        let lba = ring.word::<5>(place);
+        let lba = entry.word::<5>();
         let length = blocks << geometry.shift;
         if lba >= geometry.blocks || blocks > geometry.blocks - lba || length > geometry.most {
             return None;
         }
-        let prp1 = ring.word::<3>(place);
+        let prp1 = entry.word::<3>();
         if prp1 & 0b11 != 0 {
             return None;
         }
@@ -79,7 +73,7 @@ impl Batch<'_> {
             command.segments[0] = memory.piece(prp1, length as u32, access)?;
             command.segments[1].length = 0;
         } else {
-            let (prp2, tail) = (ring.word::<4>(place), length - head);
+            let (prp2, tail) = (entry.word::<4>(), length - head);
             if tail > self.page || prp2 & (self.page - 1) != 0 {
                 return None;
             }
@@ -120,7 +114,7 @@ impl Core {
         let mut firsts = [0; BATCH];
         let firsts = firsts.get_mut(..count).unwrap_or_default();
         for (place, first) in firsts.iter_mut().enumerate() {
-            *first = ring.word::<0>(place);
+            *first = ring.get(place).map_or(0, RingEntry::word::<0>);
         }
         let mut room = self.scratch.quick.take();
         let mut batch = Batch {
@@ -131,14 +125,17 @@ impl Core {
             moved: Moved::default(),
         };
         for (place, &first) in firsts.iter().enumerate() {
+            let Some(entry) = ring.get(place) else {
+                break;
+            };
             let nsid = (first >> 32) as u32;
             if nsid != batch.geometry.nsid {
                 self.finish_quick(sqid, &mut batch, memory);
                 batch.geometry = self.geometry(nsid);
             }
-            if batch.take(first, ring, place, memory).is_none() {
+            if batch.take(first, entry, memory).is_none() {
                 self.finish_quick(sqid, &mut batch, memory);
-                self.dispatch(sqid, Entry(ring.entry(place)), memory);
+                self.dispatch(sqid, Entry(entry.whole()), memory);
                 self.flush(memory);
                 // It may have changed the namespace.
                 batch.geometry = Geometry::default();
