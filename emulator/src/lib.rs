@@ -1,4 +1,4 @@
-//! An NVMe 2.0 controller in software, in this process.
+//! An NVMe 2.0 controller in software, in this process or served to another.
 //!
 //! It is what the driver runs on where there is no SSD, no root and no IOMMU, and what its tests run on everywhere: it can be stepped, so
 //! that a run repeats exactly; its IOMMU reports every access outside a live mapping; and it does wrong what it is told to
@@ -8,7 +8,8 @@
 //!   [`spawn`](Emulator::spawn).
 //! - [`Config`]: what to build, also as the text `size=1G,lba=4096,...`.
 //! - [`SoftwareIommu`]: the domain behind the controller, with its [`IommuFault`]s.
-//! - [`Backend`]: the seam to what executes commands; [`MemoryBackend`] keeps data, [`NullBackend`] moves none.
+//! - [`Backend`]: the seam to what executes commands; [`MemoryBackend`] and [`FileBackend`] keep data, [`NullBackend`] moves none.
+//! - [`ServedController`]: the controller as a device for a vfio-user server, with interrupts by eventfd and doorbells that a client maps.
 //! - [`Fault`]: what goes wrong on demand.
 //!
 //! ```
@@ -28,7 +29,11 @@
 //! # Threads
 //! One lock holds the controller's state. Register accesses take it and act at once; a step takes it for all that is pending. Doorbells are plain
 //! shared memory, as on real hardware: a write is seen at the next step. While a step runs, nothing can be unmapped from
-//! the software IOMMU, so an `unmap` that returned proves that no copy is under way.
+//! the software IOMMU, so an `unmap` that returned proves that no copy is under way. A polling thread ([`Emulator::work`]) keeps the locks from step to
+//! step and gives them up as soon as anybody waits for one; while the controller waits for nothing but doorbells, it looks at nothing else.
+//!
+//! A mapping of a client is taken away in two steps: first every new access is refused ([`SoftwareIommu::begin_unmap`]), then the commands that
+//! were in flight are waited for, aborted or, at last, given up with the controller ([`Patience`]); only then it is unmapped.
 //!
 //! # Memory
 //! Host memory is touched in one module only, by raw copies bounded by the mapping. A completion entry's last dword is stored with Release after
