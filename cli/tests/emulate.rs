@@ -171,7 +171,11 @@ fn a_file_outlives_the_server() {
 fn configuration_faults_and_trace_come_from_files() {
     let folder = tempfile::tempdir().unwrap();
     let path = |name: &str| folder.path().join(name).display().to_string();
-    std::fs::write(path("controller.toml"), "queues = 3\nserial = \"FROMFILE\"\n").unwrap();
+    std::fs::write(
+        path("controller.toml"),
+        "queues = 3\nserial = \"FROMFILE\"\n",
+    )
+    .unwrap();
     std::fs::write(
         path("faults.toml"),
         "[[fault]]\ndo = \"status\"\nopcode = \"read\"\nsct = 2\nsc = 0x81\ntimes = 1\n",
@@ -208,13 +212,21 @@ fn what_is_wrong_is_said_with_a_remedy() {
         (vec!["--socket", &file], 2, "file"),
         (vec!["--socket", "/nowhere/at/all"], 2, "file"),
         (vec!["--socket", &socket, "--size", "0"], 2, "usage"),
-        (vec!["--socket", &socket, "--size", "1M,lba=4096"], 2, "usage"),
+        (
+            vec!["--socket", &socket, "--size", "1M,lba=4096"],
+            2,
+            "usage",
+        ),
         (vec!["--socket", &socket, "nonsense=1"], 2, "usage"),
         (vec!["--socket", &socket, "stepped=on"], 2, "usage"),
         (vec!["--socket", &socket, "--config", &file], 2, "usage"),
         (vec!["--socket", &socket, "--config", "/nowhere"], 2, "file"),
         (vec!["--socket", &socket, "--faults", &file], 2, "usage"),
-        (vec!["--socket", &socket, "--trace", "/nowhere/t"], 2, "file"),
+        (
+            vec!["--socket", &socket, "--trace", "/nowhere/t"],
+            2,
+            "file",
+        ),
         (vec!["--socket", &socket, "--backend", "tape"], 2, "usage"),
         (vec!["--socket", &socket, "--backend", &in_file], 2, "file"),
         (vec!["--socket", &socket, "--cpu", "99999"], 2, "usage"),
@@ -224,7 +236,11 @@ fn what_is_wrong_is_said_with_a_remedy() {
             .args(&arguments)
             .output()
             .unwrap();
-        assert_eq!(output.status.code(), Some(status), "{arguments:?}: {output:?}");
+        assert_eq!(
+            output.status.code(),
+            Some(status),
+            "{arguments:?}: {output:?}"
+        );
         let error: Value = serde_json::from_slice(&output.stderr).unwrap();
         assert_eq!(error["error"]["kind"], kind, "{arguments:?}: {error}");
         assert!(

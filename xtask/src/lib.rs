@@ -6,7 +6,7 @@
 //!   `vm shell` gives a shell; `vm test` runs the virtual machine tests; `vm prepare` installs and builds what they need.
 //!
 //! - `cargo xtask bench-instructions` counts what an I/O costs in instructions; `cargo xtask vm bench` compares with the kernel's driver.
-//! - `cargo xtask fuzz NAME --time SECONDS` runs a fuzzer.
+//! - `cargo xtask fuzz NAME --time SECONDS` runs a fuzzer; `cargo xtask soak` runs all of them long, and the long counts of tests.
 //!
 //! [`vm`] is the library behind it: a [`vm::Machine`] describes a machine, and runs a command in it.
 

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Parser, Subcommand};
+use xtask::check::soak::{self, Soak};
 use xtask::check::{self, Step};
 use xtask::fuzz::{Fuzzer, Verdict};
 use xtask::instructions;
@@ -36,6 +37,12 @@ enum Task {
         /// Writes the counts down as the ones to compare with from now on.
         #[arg(long)]
         update: bool,
+    },
+    /// Runs whole counts of what `test` runs a hundredth of, and each fuzzer for ten minutes: about an hour on two processors.
+    Soak {
+        /// Only these parts.
+        #[arg(value_enum, value_name = "PART")]
+        parts: Vec<Soak>,
     },
     /// Runs a fuzzer: mutated inputs, those kept that reach new code, until the time is over or something is found.
     Fuzz {
@@ -158,6 +165,7 @@ fn run(task: Task) -> Result<ExitCode> {
     match task {
         Task::Test { steps } => Ok(passed(check::run(&steps)?)),
         Task::BenchInstructions { update } => Ok(passed(instructions::run(update)?.failed == 0)),
+        Task::Soak { parts } => Ok(passed(soak::run(&parts)?)),
         Task::Fuzz {
             fuzzer,
             time,

@@ -6,6 +6,7 @@
 mod licences;
 mod report;
 mod runner;
+pub mod soak;
 
 use std::env;
 use std::fs;
@@ -149,7 +150,7 @@ impl Step {
                     Outcome::Failed { counts, what }
                 })
             }
-            Self::Fuzz => fuzz(),
+            Self::Fuzz => fuzz(FUZZ_TIME),
             Self::Vm => {
                 // What cannot be installed here is a reason not to run; a kernel that does not build is a failure.
                 if let Err(error) = packages::ensure_installed(&vm_needs()) {
@@ -165,14 +166,14 @@ impl Step {
 /// How long each fuzzer runs here; `cargo xtask fuzz` gives them more.
 const FUZZ_TIME: Duration = Duration::from_secs(5);
 
-fn fuzz() -> Result<Outcome> {
+fn fuzz(time: Duration) -> Result<Outcome> {
     if let Err(error) = packages::ensure_installed(&packages::FUZZ) {
         return Ok(Outcome::NotRun(error.to_string()));
     }
     let mut counts = Counts::default();
     let mut found = Vec::new();
     for fuzzer in Fuzzer::value_variants() {
-        match fuzzer.run(FUZZ_TIME)? {
+        match fuzzer.run(time)? {
             Verdict::Clean => counts.passed += 1,
             Verdict::Found(what) => {
                 counts.failed += 1;
