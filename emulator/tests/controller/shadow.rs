@@ -225,7 +225,7 @@ fn a_trace_tells_changes_not_looks() {
     let trace = host.emulator.trace(1 << 16).unwrap();
     // The doorbells that were rung before.
     host.emulator.step();
-    trace.take();
+    drop(trace.take());
     for _ in 0..100 {
         host.emulator.step();
     }
