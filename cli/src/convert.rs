@@ -201,12 +201,7 @@ fn served(error: &ClientError, built: Error) -> Error {
     let of = |kind| build(kind, error);
     match error {
         ClientError::Connect { source, .. } => match source {
-            SocketError::Os { source, .. }
-                if matches!(
-                    source.kind(),
-                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
-                ) =>
-            {
+            SocketError::Os { source, .. } if source.kind() == io::ErrorKind::NotFound => {
                 of(Kind::NotFound)
                     .remedy("Run: nvme-vfio emulate --socket PATH, or another vfio-user server")
             }

@@ -2,6 +2,7 @@
 //!
 //! - [`registers`]: the emulated controller's registers, doorbells and configuration space.
 //! - [`commands`]: its handling of commands: random entries, PRP lists and data.
+//! - [`served`]: a served controller, by messages, descriptors and memory that is lent and taken back.
 //! - [`session`]: a vfio-user server's session with a client that sends anything.
 //!
 //! `cargo xtask fuzz NAME --time SECONDS` runs one under libFuzzer, which mutates inputs and keeps those that reach new code, on the stable compiler;
@@ -25,15 +26,16 @@ mod session;
 
 pub use commands::commands;
 pub use registers::registers;
-pub use session::session;
+pub use session::{served, session};
 
 /// A fuzzer: bytes to a verdict, which is a panic or none.
 pub type Fuzzer = fn(&[u8]);
 
 /// All fuzzers by name.
-pub const FUZZERS: [(&str, Fuzzer); 3] = [
+pub const FUZZERS: [(&str, Fuzzer); 4] = [
     ("commands", commands),
     ("registers", registers),
+    ("served", served),
     ("session", session),
 ];
 

@@ -26,6 +26,8 @@ pub enum Fuzzer {
     Commands,
     /// The emulated controller's registers, doorbells and configuration space.
     Registers,
+    /// A served controller, by messages, descriptors and memory that is lent and taken back.
+    Served,
     /// A vfio-user server's session with a client that sends anything.
     Session,
 }

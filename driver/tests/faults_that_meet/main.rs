@@ -8,6 +8,7 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{
     AddressSpace, Buffer, CommandError, Controller, Error, IoQueue, Namespace, NotReady, Options,
     Outcome, QueueOptions, RecoveryLimit, Transport,
@@ -18,28 +19,7 @@ use nvme_vfio_queues::registers::offset::CC;
 use nvme_vfio_queues::ring::Doorbell;
 use proptest::prelude::*;
 
-#[macro_use]
-#[path = "../common/way.rs"]
-mod way;
-
 mod storm;
-
-use way::{Device, Way};
-
-ways![
-    a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works,
-    a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next,
-    memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset,
-    a_reset_frees_the_identifier_of_a_queue_left_behind,
-    a_command_is_reported_although_its_abort_never_ends,
-    a_blocking_read_whose_abort_never_ends_leaves_no_report_behind,
-    registers_that_read_all_ones_during_a_reset_do_not_end_the_controller,
-    a_reset_by_somebody_else_is_noticed,
-    a_controller_that_does_not_start_again_is_reset_as_a_function,
-    options_at_their_ends_are_brought_into_bounds,
-    timeouts_at_their_ends_end_commands_once,
-    a_transport_carries_one_controller_at_a_time,
-];
 
 const READ: u8 = 0x02;
 const DELETE_SQ: u8 = 0x00;
@@ -57,7 +37,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 /// The emulated controller, with something to be done in the middle of an access.
 struct Hooked {
-    inner: Arc<dyn Transport>,
+    inner: EmulatedTransport,
     /// All registers read all ones, as those of a function that is being reset can.
     blind: AtomicBool,
     /// Somebody else resets the function.
@@ -156,8 +136,6 @@ struct Bench {
     transport: Arc<Hooked>,
     controller: Controller,
     namespace: Namespace,
-    /// Goes after what drives it.
-    _device: Device,
 }
 
 fn options(recovery: RecoveryLimit) -> Options {
@@ -172,14 +150,14 @@ fn options(recovery: RecoveryLimit) -> Options {
     }
 }
 
-fn bench(way: Way, options: Options) -> Bench {
-    configured(way, "size=64M", options)
+fn bench(options: Options) -> Bench {
+    configured("size=64M", options)
 }
 
-fn configured(way: Way, config: &str, options: Options) -> Bench {
-    let device = way.device(config);
+fn configured(config: &str, options: Options) -> Bench {
+    let emulator = Emulator::new(config.parse().unwrap()).unwrap();
     let transport = Arc::new(Hooked {
-        inner: device.transport(),
+        inner: EmulatedTransport::stepped(Arc::clone(&emulator)),
         blind: AtomicBool::new(false),
         resets: AtomicBool::new(false),
         doorbell: Mutex::default(),
@@ -190,11 +168,10 @@ fn configured(way: Way, config: &str, options: Options) -> Bench {
     let controller = Controller::with_transport(as_transport, options).unwrap();
     let namespace = controller.only_namespace().unwrap();
     Bench {
-        emulator: Arc::clone(&device.emulator),
+        emulator,
         transport,
         controller,
         namespace,
-        _device: device,
     }
 }
 
@@ -243,8 +220,9 @@ fn refused() -> CommandFault {
     CommandFault::Status(Status::INVALID_QUEUE_SIZE)
 }
 
-fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works() {
+    let bench = bench(options(RecoveryLimit::Controller));
     let (started, starts) = mpsc::channel();
     let (reset, resets) = mpsc::channel();
     // The queue's identifier is taken, then the controller is reset by another thread; only then the queue is created.
@@ -268,8 +246,9 @@ fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works(way: Way) {
     bench.all_identifiers_are_free();
 }
 
-fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next() {
+    let bench = bench(options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     bench.controller.recover().unwrap();
     bench.admin(CREATE_SQ, refused());
@@ -281,8 +260,9 @@ fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next(way: Way)
     bench.works(&mut queue);
 }
 
-fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset() {
+    let bench = bench(options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let mappings = bench.emulator.iommu().mappings().len();
     bench.controller.recover().unwrap();
@@ -300,8 +280,9 @@ fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset(way: Way)
     bench.all_identifiers_are_free();
 }
 
-fn a_reset_frees_the_identifier_of_a_queue_left_behind(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn a_reset_frees_the_identifier_of_a_queue_left_behind() {
+    let bench = bench(options(RecoveryLimit::Controller));
     bench.admin(CREATE_SQ, refused());
     bench.admin(DELETE_CQ, refused());
     let error = bench
@@ -318,14 +299,12 @@ fn a_reset_frees_the_identifier_of_a_queue_left_behind(way: Way) {
     bench.all_identifiers_are_free();
 }
 
-fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
-    let bench = bench(
-        way,
-        Options {
-            admin_timeout: Duration::from_millis(50),
-            ..options(RecoveryLimit::Abort)
-        },
-    );
+#[test]
+fn a_command_is_reported_although_its_abort_never_ends() {
+    let bench = bench(Options {
+        admin_timeout: Duration::from_millis(50),
+        ..options(RecoveryLimit::Abort)
+    });
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -358,16 +337,14 @@ fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
     assert_eq!((queue.in_flight(), queue.overdue()), (0, 2));
 }
 
-fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
-    let bench = bench(
-        way,
-        Options {
-            admin_timeout: Duration::from_millis(50),
-            io_timeout: Duration::from_millis(50),
-            abort_grace: Duration::from_millis(50),
-            ..options(RecoveryLimit::Abort)
-        },
-    );
+#[test]
+fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind() {
+    let bench = bench(Options {
+        admin_timeout: Duration::from_millis(50),
+        io_timeout: Duration::from_millis(50),
+        abort_grace: Duration::from_millis(50),
+        ..options(RecoveryLimit::Abort)
+    });
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -388,8 +365,9 @@ fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
     assert!(queue.poll().is_none());
 }
 
-fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Function));
+#[test]
+fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller() {
+    let bench = bench(options(RecoveryLimit::Function));
     let mut queue = bench.queue();
     bench
         .emulator
@@ -416,8 +394,9 @@ fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller(way: Wa
     bench.works(&mut queue);
 }
 
-fn a_reset_by_somebody_else_is_noticed(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn a_reset_by_somebody_else_is_noticed() {
+    let bench = bench(options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -466,12 +445,13 @@ fn a_reset_by_somebody_else_is_noticed(way: Way) {
     bench.controller.recover().unwrap();
 }
 
-fn a_controller_that_does_not_start_again_is_reset_as_a_function(way: Way) {
+#[test]
+fn a_controller_that_does_not_start_again_is_reset_as_a_function() {
     for (recovery, comes_back) in [
         (RecoveryLimit::Controller, false),
         (RecoveryLimit::Function, true),
     ] {
-        let bench = bench(way, options(recovery));
+        let bench = bench(options(recovery));
         let mut queue = bench.queue();
         bench
             .emulator
@@ -485,7 +465,8 @@ fn a_controller_that_does_not_start_again_is_reset_as_a_function(way: Way) {
     }
 }
 
-fn options_at_their_ends_are_brought_into_bounds(way: Way) {
+#[test]
+fn options_at_their_ends_are_brought_into_bounds() {
     const ENDS: [u32; 3] = [0, 1, u32::MAX];
     for config in [
         "size=64M",
@@ -494,7 +475,6 @@ fn options_at_their_ends_are_brought_into_bounds(way: Way) {
     ] {
         for io_queues in [0, u16::MAX] {
             let bench = configured(
-                way,
                 config,
                 Options {
                     io_queues,
@@ -523,20 +503,18 @@ fn options_at_their_ends_are_brought_into_bounds(way: Way) {
     }
 }
 
-fn timeouts_at_their_ends_end_commands_once(way: Way) {
+#[test]
+fn timeouts_at_their_ends_end_commands_once() {
     for (io_timeout, abort_grace) in [
         (Duration::ZERO, Duration::ZERO),
         (Duration::MAX, Duration::ZERO),
         (Duration::ZERO, Duration::MAX),
     ] {
-        let bench = bench(
-            way,
-            Options {
-                io_timeout,
-                abort_grace,
-                ..options(RecoveryLimit::Controller)
-            },
-        );
+        let bench = bench(Options {
+            io_timeout,
+            abort_grace,
+            ..options(RecoveryLimit::Controller)
+        });
         let mut queue = bench.queue();
         bench.emulator.inject(Fault::on(
             Matcher::io().opcode(READ).times(1),
@@ -555,8 +533,9 @@ fn timeouts_at_their_ends_end_commands_once(way: Way) {
     }
 }
 
-fn a_transport_carries_one_controller_at_a_time(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+#[test]
+fn a_transport_carries_one_controller_at_a_time() {
+    let bench = bench(options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let again = || {
         let transport = Arc::clone(bench.controller.transport());
@@ -568,12 +547,6 @@ fn a_transport_carries_one_controller_at_a_time(way: Way) {
         bench.works(&mut queue);
     }
     let transport: Arc<dyn Transport> = bench.transport.clone();
-    let Bench {
-        controller,
-        _device: device,
-        ..
-    } = bench;
-    drop((queue, controller));
+    drop((queue, bench));
     Controller::with_transport(transport, options(RecoveryLimit::Controller)).unwrap();
-    drop(device);
 }

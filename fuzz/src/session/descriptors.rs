@@ -24,6 +24,15 @@ pub(super) fn memfd(pages: u64, sealed: bool) -> OwnedFd {
 /// How many kinds there are.
 pub(super) const KINDS: u8 = 8;
 
+/// How many pages the memory of a kind has.
+pub(super) fn pages(kind: u8) -> u64 {
+    match kind {
+        0 | 1 => 16,
+        2 => 1,
+        _ => 0,
+    }
+}
+
 /// One of each kind, made once: what a session gets are duplicates.
 pub(super) fn of_kind(kind: u8) -> BorrowedFd<'static> {
     static ALL: OnceLock<Vec<OwnedFd>> = OnceLock::new();
@@ -34,9 +43,9 @@ pub(super) fn of_kind(kind: u8) -> BorrowedFd<'static> {
         let full = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).expect("an eventfd");
         full.write(u64::MAX - 1).expect("room for it");
         vec![
-            memfd(16, false),
-            memfd(16, true),
-            memfd(1, false),
+            memfd(pages(0), false),
+            memfd(pages(1), true),
+            memfd(pages(2), false),
             blocking.into(),
             full.into(),
             reader,

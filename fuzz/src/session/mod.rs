@@ -3,30 +3,62 @@
 //! An input is a client: requests with fields of its choice, bytes without any sense, descriptors of every kind, in any order; it reads replies when it
 //! likes, and goes when it likes. The device behind the session holds it to what the trait promises.
 
+mod checked;
 mod descriptors;
-mod device;
+mod served;
 
 use std::collections::VecDeque;
 use std::fs;
 use std::os::fd::BorrowedFd;
 
+use nvme_vfio_user::device::Device;
+
 use nvme_vfio_user::message::{Command, Header, Kind, Reply};
 use nvme_vfio_user::{MessageReader, Session, SessionOptions, SessionState, Socket, SocketError};
 
 use crate::input::Input;
-use device::Checked;
+use checked::Checked;
+
+pub use served::served;
+
+/// What is behind a session.
+trait Behind {
+    fn device(&self) -> &dyn Device;
+
+    /// An act of the input that is not the client's alone; messages that the client shall send. `None` at the input's end.
+    fn act(&mut self, input: &mut Input<'_>) -> Option<Vec<Message>>;
+
+    /// The client says nothing more, and waits for its replies.
+    fn settle(&mut self);
+
+    /// The client goes.
+    fn leave(&mut self) {}
+
+    /// Time passes while the session is waited for.
+    fn pass(&mut self) {}
+
+    /// The session has ended.
+    fn check_end(&self);
+}
+
+/// A request with one descriptor beside it, or none.
+struct Message {
+    command: Command,
+    payload: Vec<u8>,
+    descriptor: Option<BorrowedFd<'static>>,
+}
 
 /// Mappings that a client may have.
 const MAPS_MAX: u32 = 8;
 /// Polls after which a session whose client is gone must have ended.
 const END: usize = 2000;
 
-struct Client<'a> {
+struct Client<'a, B> {
     input: Input<'a>,
     socket: Socket,
     reader: MessageReader,
     session: Session,
-    device: Checked,
+    behind: B,
     /// What has no reply yet, oldest first.
     waiting: VecDeque<(u16, Command)>,
     /// Whether all that was sent were whole messages, so that it is known what must be answered.
@@ -34,28 +66,32 @@ struct Client<'a> {
     id: u16,
 }
 
-/// Runs an input.
+/// Runs an input on a session with a device that checks it.
 ///
 /// # Panics
 /// When the session did wrong.
 pub fn session(data: &[u8]) {
+    run(data, Checked::new);
+}
+
+fn run<B: Behind>(data: &[u8], behind: impl FnOnce() -> B) {
     // Made by whoever comes first, and kept.
     descriptors::of_kind(0);
     let before = descriptors_open();
     let mut input = Input::new(data);
     let Some(shape) = input.u8() else { return };
-    let (socket, served) = Socket::pair().expect("two sockets");
+    let (socket, server) = Socket::pair().expect("two sockets");
     let mut options = SessionOptions::default();
     options.capabilities.max_dma_maps = MAPS_MAX;
     options.max_lent = 24 * 4096;
     options.sealed_memory = shape & 2 != 0;
-    let session = Session::new(served, options).expect("a session");
+    let session = Session::new(server, options).expect("a session");
     let mut client = Client {
         input,
         socket,
         reader: MessageReader::new(4 << 20, 16),
         session,
-        device: Checked::new(),
+        behind: behind(),
         waiting: VecDeque::new(),
         whole: true,
         id: 0,
@@ -79,7 +115,7 @@ fn version(shape: u8) -> Vec<u8> {
     [&[0, 0, 1, 0], text].concat()
 }
 
-impl Client<'_> {
+impl<B: Behind> Client<'_, B> {
     /// One act of the input; `None` at its end.
     fn act(&mut self) -> Option<()> {
         match self.input.below(8)? {
@@ -105,12 +141,14 @@ impl Client<'_> {
                 let _ = self.socket.try_send(bytes, &descriptors);
             }
             3 | 4 => {
-                self.session.poll(&self.device);
+                self.session.poll(self.behind.device());
             }
             5 => self.receive(),
             6 => {
-                let hold = self.input.u8()?;
-                self.device.hold(hold & 7, hold & 8 != 0);
+                for message in self.behind.act(&mut self.input)? {
+                    let beside = message.descriptor.as_slice();
+                    self.send(message.command, &message.payload, beside, false);
+                }
             }
             _ => self.socket.end(),
         }
@@ -285,9 +323,10 @@ impl Client<'_> {
 
     /// Lets the session answer everything, and goes.
     fn end(mut self) {
-        self.device.hold(0, false);
+        self.behind.settle();
         for _ in 0..8 {
-            self.session.poll(&self.device);
+            self.behind.pass();
+            self.session.poll(self.behind.device());
             self.receive();
         }
         if self.whole && self.session.state() == SessionState::Open {
@@ -295,10 +334,13 @@ impl Client<'_> {
             assert_eq!(left, 0, "no reply to {:?}", self.waiting);
         }
         drop(self.socket);
-        self.device.hold(3, false);
-        let ended = (0..END).any(|_| self.session.poll(&self.device) == SessionState::Ended);
+        self.behind.leave();
+        let ended = (0..END).any(|_| {
+            self.behind.pass();
+            self.session.poll(self.behind.device()) == SessionState::Ended
+        });
         assert!(ended, "it does not end");
-        self.device.check_empty();
+        self.behind.check_end();
     }
 }
 

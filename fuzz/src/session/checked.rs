@@ -11,7 +11,8 @@ use nvme_vfio_user::device::{
 };
 use nvme_vfio_user::{ClientMemory, Eventfd};
 
-use super::descriptors;
+use super::{Behind, Message, descriptors};
+use crate::input::Input;
 
 const PAGE: u64 = 4096;
 const BAR: u32 = 0;
@@ -56,19 +57,6 @@ impl Checked {
                 size: PAGE,
             }],
         }
-    }
-
-    /// From now on, letting go takes so many questions, and fails first if told so.
-    pub(super) fn hold(&self, times: u8, fail: bool) {
-        let mut state = self.state.borrow_mut();
-        (state.hold, state.fail) = (times, fail);
-    }
-
-    /// Nothing of a client that is gone is left.
-    pub(super) fn check_empty(&self) {
-        let state = self.state.borrow();
-        assert!(state.ended, "the device was not told");
-        assert!(state.maps.is_empty() && state.vectors.is_empty());
     }
 
     fn access(
@@ -116,6 +104,36 @@ impl Checked {
         }
         state.maps.remove(&iova);
         Ok(Progress::Done)
+    }
+}
+
+impl Behind for Checked {
+    fn device(&self) -> &dyn Device {
+        self
+    }
+
+    /// From now on, letting go takes some questions, and may fail first.
+    fn act(&mut self, input: &mut Input<'_>) -> Option<Vec<Message>> {
+        let hold = input.u8()?;
+        let state = self.state.get_mut();
+        (state.hold, state.fail) = (hold & 7, hold & 8 != 0);
+        Some(Vec::new())
+    }
+
+    fn settle(&mut self) {
+        let state = self.state.get_mut();
+        (state.hold, state.fail) = (0, false);
+    }
+
+    fn leave(&mut self) {
+        self.state.get_mut().hold = 3;
+    }
+
+    /// Nothing of a client that is gone is left.
+    fn check_end(&self) {
+        let state = self.state.borrow();
+        assert!(state.ended, "the device was not told");
+        assert!(state.maps.is_empty() && state.vectors.is_empty());
     }
 }
 
