@@ -199,7 +199,12 @@ pub(crate) fn start(
     let page = core.page();
     let scratch = &mut core.scratch;
     let (access, segments) = (plan.access(), &mut scratch.segments);
-    let found = match &run.extents {
+    // A format since the command was fetched may have changed how long its data is.
+    let kept = run.extents.as_ref().filter(|extents| {
+        let length: u64 = extents.iter().map(|extent| u64::from(extent.length)).sum();
+        length == plan.length
+    });
+    let found = match kept {
         Some(extents) => translate(extents, access, memory, command, segments),
         None => {
             let extents = &mut scratch.extents;

@@ -5,7 +5,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 use nvme_vfio_dma::AddressSpace;
 use nvme_vfio_emulator::{
-    Backend, BackendCompletion, DeviceMemory, Emulator, MemoryBackend, Operation, Request, Segment,
+    Backend, BackendCompletion, CommandFault, DeviceMemory, Emulator, Fault, Matcher,
+    MemoryBackend, OnAbort, Operation, Request, Segment,
 };
 
 use crate::host::*;
@@ -469,6 +470,24 @@ fn a_reset_ends_a_format_that_waits() {
     assert_eq!(u64_at(&host.identify(0, 1).1, 0), 2048, "as it was");
     assert_eq!(host.run(1, Host::transfer(8, 0, 8, 0, 0)).status, 0);
     assert_eq!(host.take(0), None);
+}
+
+#[test]
+fn a_command_that_hung_runs_by_the_format_of_its_time() {
+    let mut host = Host::with_queue("size=1M", 8);
+    let memory = host.memory(4096);
+    let hang = CommandFault::Hang(OnAbort::NotAborted);
+    host.emulator
+        .inject(Fault::on(Matcher::io().times(1), hang));
+    memory.write_bytes(0, &[7; 4096]).unwrap();
+    host.submit(1, Host::transfer(2, 3, 1, memory.iova().0, 0));
+    host.emulator.step();
+    assert_eq!(host.take(1), None);
+    host.admin(format(1, 1));
+    assert_eq!(host.emulator.release(), 1);
+    host.emulator.step();
+    assert_eq!(host.take(1).unwrap().status, 0);
+    assert_eq!(bytes(&memory, 4096), [0; 4096], "a block of 4 KiB");
 }
 
 #[test]
