@@ -201,7 +201,12 @@ fn served(error: &ClientError, built: Error) -> Error {
     let of = |kind| build(kind, error);
     match error {
         ClientError::Connect { source, .. } => match source {
-            SocketError::Os { source, .. } if source.kind() == io::ErrorKind::NotFound => {
+            SocketError::Os { source, .. }
+                if matches!(
+                    source.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused
+                ) =>
+            {
                 of(Kind::NotFound)
                     .remedy("Run: nvme-vfio emulate --socket PATH, or another vfio-user server")
             }

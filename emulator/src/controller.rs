@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
 use crate::admin;
 use crate::admin::events::Events;
@@ -120,6 +120,8 @@ pub(crate) struct Core {
     pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
     pub(crate) paused: bool,
+    /// How many wait for the controller's lock.
+    pub(crate) visitors: Arc<AtomicUsize>,
     pub(crate) flights: Flights,
     /// What is left of commands that work range by range, by the tag of the range that is with the back end.
     pub(crate) jobs: BTreeMap<u32, Job>,
@@ -219,6 +221,7 @@ impl Core {
             thorough: false,
             rests: 0,
             paused: false,
+            visitors: Arc::default(),
             backend,
             flights: Flights::default(),
             jobs: BTreeMap::new(),
@@ -258,6 +261,14 @@ impl Core {
     /// Whether nothing of the host's is in use: CC.EN is 0, and CSTS.RDY too.
     pub(crate) fn is_disabled(&self) -> bool {
         self.state == State::Disabled && !self.registers.cc.enabled()
+    }
+
+    /// Whether somebody waits for the controller's lock or the mappings', and cannot wait until all that was submitted has been done: that is as long as
+    /// the host likes.
+    #[inline]
+    pub(crate) fn is_wanted(&self, memory: &DeviceMemory<'_>) -> bool {
+        // Relaxed: whoever waits goes on waiting until it is seen.
+        self.visitors.load(Ordering::Relaxed) > 0 || memory.has_writers()
     }
 
     /// Whether commands are processed.

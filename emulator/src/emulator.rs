@@ -45,7 +45,7 @@ pub struct Emulator {
     core: Mutex<Core>,
     trace: Arc<Tracer>,
     /// How many callers want the lock for something other than a step; a stepping thread lets them in.
-    visitors: AtomicUsize,
+    visitors: Arc<AtomicUsize>,
 }
 
 impl Emulator {
@@ -105,8 +105,8 @@ impl Emulator {
             iommu,
             doorbells: Mutex::new(Arc::clone(&core.doorbells)),
             trace: Arc::clone(&core.trace),
+            visitors: Arc::clone(&core.visitors),
             core: Mutex::new(core),
-            visitors: AtomicUsize::new(0),
         })
     }
 

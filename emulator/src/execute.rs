@@ -111,6 +111,10 @@ impl Core {
             }
             if self.waiting(sqid) > 0 {
                 self.serve(sqid, memory);
+                // The other queues have their turn in the next steps.
+                if self.is_wanted(memory) {
+                    break;
+                }
             }
         }
         if !self.deletions.is_empty() {
@@ -229,10 +233,12 @@ impl Core {
         self.events.raise(Event::INVALID_DOORBELL_REGISTER);
     }
 
-    /// Fetches and runs what waits in one submission queue, as far as its completion queue has room.
+    /// Fetches and runs what waits in one submission queue, as far as its completion queue has room and nobody else wants in.
     pub(crate) fn serve(&mut self, sqid: u16, memory: &DeviceMemory<'_>) {
-        let mut left = self.waiting(sqid);
-        while left > 0 && self.running() {
+        let waiting = self.waiting(sqid);
+        let mut left = waiting;
+        // A batch at least, so that nobody can keep the controller from its work.
+        while left > 0 && self.running() && (left == waiting || !self.is_wanted(memory)) {
             let Some(queue) = self.submission(sqid) else {
                 return;
             };

@@ -36,7 +36,7 @@ pub struct Matcher {
     pub nsid: Option<u32>,
     /// Only I/O commands that touch one of these logical blocks, as dwords 10 to 12 name them; of a Copy, its first destination block.
     pub lbas: Option<RangeInclusive<u64>>,
-    /// How many commands that match are let through first.
+    /// How many commands that match are let through first. A command that an earlier fault befell is not counted.
     pub skip: u64,
     /// How many commands are befallen then; `None` for all.
     pub count: Option<u64>,

@@ -143,7 +143,7 @@ impl Core {
     pub(crate) fn interpose(&mut self, sqid: u16, entry: Entry, memory: &DeviceMemory<'_>) {
         self.inject_due();
         self.statistics.commands += 1;
-        if !self.running() {
+        if !self.running() || self.gone() {
             // A fault has just stopped the controller, in the middle of what it has fetched.
             return self.unreserve(sqid);
         }
@@ -236,6 +236,9 @@ impl Core {
     /// Posts a completion that a fault may bend or keep back.
     pub(crate) fn post_interposed(&mut self, completion: &Completion, memory: &DeviceMemory<'_>) {
         let (sqid, cid) = (completion.sqid, completion.cid);
+        if self.gone() {
+            return self.unreserve(sqid);
+        }
         let note = self.bends.notes.remove(&(sqid, cid)).unwrap_or_default();
         if let Some((nsid, lbas)) = &note.rewrites
             && completion.status.is_success()

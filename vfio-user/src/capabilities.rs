@@ -113,8 +113,10 @@ impl Capabilities {
             "pgsizes": self.pgsizes,
             "write_multiple": self.write_multiple,
         });
-        if self.twin_socket {
-            capabilities["twin_socket"] = json!({ "supported": true });
+        if self.twin_socket
+            && let Some(capabilities) = capabilities.as_object_mut()
+        {
+            capabilities.insert("twin_socket".to_owned(), json!({ "supported": true }));
         }
         json!({ "capabilities": capabilities }).to_string()
     }

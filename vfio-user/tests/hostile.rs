@@ -4,10 +4,10 @@
 
 mod common;
 
-use std::io::{BufRead, BufReader};
+use std::io::{BufRead, BufReader, Read};
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -64,6 +64,8 @@ impl Random {
 /// The server's process.
 struct Served {
     process: Child,
+    /// Kept: a test program whose output nobody takes ends when it has run for a minute, and says so.
+    _output: BufReader<ChildStdout>,
     path: PathBuf,
 }
 
@@ -88,12 +90,17 @@ impl Served {
             .stdout(Stdio::piped())
             .spawn()
             .expect("it runs");
-        let output = process.stdout.take().expect("its output");
-        let ready = BufReader::new(output)
+        let mut output = BufReader::new(process.stdout.take().expect("its output"));
+        let ready = output
+            .by_ref()
             .lines()
             .any(|line| line.is_ok_and(|line| line.ends_with("serving")));
         assert!(ready, "the server does not start");
-        Self { process, path }
+        Self {
+            process,
+            _output: output,
+            path,
+        }
     }
 
     fn kept(&self) -> Kept {

@@ -135,12 +135,13 @@ fn a_load_survives_a_script_of_faults(way: Way) {
             // An Abort that a controller with a fatal status does not answer.
             assert!(matches!(error, Error::NotReady { .. }), "{error}");
         }
-        if queue.needs_rebuild() && queue.in_flight() == 0 {
-            if let Err(error) = queue.rebuild() {
-                // The fatal status came while the queue was being made again: nobody else looks after the controller then.
-                assert!(matches!(error, Error::NotReady { .. }), "{error}");
-                bench.controller.recover().unwrap();
-            }
+        if queue.needs_rebuild()
+            && queue.in_flight() == 0
+            && let Err(error) = queue.rebuild()
+        {
+            // The fatal status came while the queue was being made again: nobody else looks after the controller then.
+            assert!(matches!(error, Error::NotReady { .. }), "{error}");
+            bench.controller.recover().unwrap();
         }
     }
     assert_eq!(queue.in_flight(), 0);

@@ -8,7 +8,6 @@ use std::sync::{Arc, Mutex, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{
     AddressSpace, Buffer, CommandError, Controller, Error, IoQueue, Namespace, NotReady, Options,
     Outcome, QueueOptions, RecoveryLimit, Transport,
@@ -19,7 +18,28 @@ use nvme_vfio_queues::registers::offset::CC;
 use nvme_vfio_queues::ring::Doorbell;
 use proptest::prelude::*;
 
+#[macro_use]
+#[path = "../common/way.rs"]
+mod way;
+
 mod storm;
+
+use way::{Device, Way};
+
+ways![
+    a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works,
+    a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next,
+    memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset,
+    a_reset_frees_the_identifier_of_a_queue_left_behind,
+    a_command_is_reported_although_its_abort_never_ends,
+    a_blocking_read_whose_abort_never_ends_leaves_no_report_behind,
+    registers_that_read_all_ones_during_a_reset_do_not_end_the_controller,
+    a_reset_by_somebody_else_is_noticed,
+    a_controller_that_does_not_start_again_is_reset_as_a_function,
+    options_at_their_ends_are_brought_into_bounds,
+    timeouts_at_their_ends_end_commands_once,
+    a_transport_carries_one_controller_at_a_time,
+];
 
 const READ: u8 = 0x02;
 const DELETE_SQ: u8 = 0x00;
@@ -37,7 +57,7 @@ type Hook = Box<dyn FnOnce() + Send>;
 
 /// The emulated controller, with something to be done in the middle of an access.
 struct Hooked {
-    inner: EmulatedTransport,
+    inner: Arc<dyn Transport>,
     /// All registers read all ones, as those of a function that is being reset can.
     blind: AtomicBool,
     /// Somebody else resets the function.
@@ -136,6 +156,8 @@ struct Bench {
     transport: Arc<Hooked>,
     controller: Controller,
     namespace: Namespace,
+    /// Goes after what drives it.
+    _device: Device,
 }
 
 fn options(recovery: RecoveryLimit) -> Options {
@@ -150,14 +172,14 @@ fn options(recovery: RecoveryLimit) -> Options {
     }
 }
 
-fn bench(options: Options) -> Bench {
-    configured("size=64M", options)
+fn bench(way: Way, options: Options) -> Bench {
+    configured(way, "size=64M", options)
 }
 
-fn configured(config: &str, options: Options) -> Bench {
-    let emulator = Emulator::new(config.parse().unwrap()).unwrap();
+fn configured(way: Way, config: &str, options: Options) -> Bench {
+    let device = way.device(config);
     let transport = Arc::new(Hooked {
-        inner: EmulatedTransport::stepped(Arc::clone(&emulator)),
+        inner: device.transport(),
         blind: AtomicBool::new(false),
         resets: AtomicBool::new(false),
         doorbell: Mutex::default(),
@@ -168,10 +190,11 @@ fn configured(config: &str, options: Options) -> Bench {
     let controller = Controller::with_transport(as_transport, options).unwrap();
     let namespace = controller.only_namespace().unwrap();
     Bench {
-        emulator,
+        emulator: Arc::clone(&device.emulator),
         transport,
         controller,
         namespace,
+        _device: device,
     }
 }
 
@@ -220,9 +243,8 @@ fn refused() -> CommandFault {
     CommandFault::Status(Status::INVALID_QUEUE_SIZE)
 }
 
-#[test]
-fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let (started, starts) = mpsc::channel();
     let (reset, resets) = mpsc::channel();
     // The queue's identifier is taken, then the controller is reset by another thread; only then the queue is created.
@@ -246,9 +268,8 @@ fn a_reset_just_before_a_queue_is_created_leaves_a_queue_that_works() {
     bench.all_identifiers_are_free();
 }
 
-#[test]
-fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     bench.controller.recover().unwrap();
     bench.admin(CREATE_SQ, refused());
@@ -260,9 +281,8 @@ fn a_completion_queue_left_behind_by_rebuild_is_taken_back_by_the_next() {
     bench.works(&mut queue);
 }
 
-#[test]
-fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let mappings = bench.emulator.iommu().mappings().len();
     bench.controller.recover().unwrap();
@@ -280,9 +300,8 @@ fn memory_of_a_completion_queue_left_behind_stays_mapped_until_a_reset() {
     bench.all_identifiers_are_free();
 }
 
-#[test]
-fn a_reset_frees_the_identifier_of_a_queue_left_behind() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn a_reset_frees_the_identifier_of_a_queue_left_behind(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     bench.admin(CREATE_SQ, refused());
     bench.admin(DELETE_CQ, refused());
     let error = bench
@@ -299,12 +318,14 @@ fn a_reset_frees_the_identifier_of_a_queue_left_behind() {
     bench.all_identifiers_are_free();
 }
 
-#[test]
-fn a_command_is_reported_although_its_abort_never_ends() {
-    let bench = bench(Options {
-        admin_timeout: Duration::from_millis(50),
-        ..options(RecoveryLimit::Abort)
-    });
+fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
+    let bench = bench(
+        way,
+        Options {
+            admin_timeout: Duration::from_millis(50),
+            ..options(RecoveryLimit::Abort)
+        },
+    );
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -337,14 +358,16 @@ fn a_command_is_reported_although_its_abort_never_ends() {
     assert_eq!((queue.in_flight(), queue.overdue()), (0, 2));
 }
 
-#[test]
-fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind() {
-    let bench = bench(Options {
-        admin_timeout: Duration::from_millis(50),
-        io_timeout: Duration::from_millis(50),
-        abort_grace: Duration::from_millis(50),
-        ..options(RecoveryLimit::Abort)
-    });
+fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
+    let bench = bench(
+        way,
+        Options {
+            admin_timeout: Duration::from_millis(50),
+            io_timeout: Duration::from_millis(50),
+            abort_grace: Duration::from_millis(50),
+            ..options(RecoveryLimit::Abort)
+        },
+    );
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -365,9 +388,8 @@ fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind() {
     assert!(queue.poll().is_none());
 }
 
-#[test]
-fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller() {
-    let bench = bench(options(RecoveryLimit::Function));
+fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Function));
     let mut queue = bench.queue();
     bench
         .emulator
@@ -394,9 +416,8 @@ fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller() {
     bench.works(&mut queue);
 }
 
-#[test]
-fn a_reset_by_somebody_else_is_noticed() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn a_reset_by_somebody_else_is_noticed(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -445,13 +466,12 @@ fn a_reset_by_somebody_else_is_noticed() {
     bench.controller.recover().unwrap();
 }
 
-#[test]
-fn a_controller_that_does_not_start_again_is_reset_as_a_function() {
+fn a_controller_that_does_not_start_again_is_reset_as_a_function(way: Way) {
     for (recovery, comes_back) in [
         (RecoveryLimit::Controller, false),
         (RecoveryLimit::Function, true),
     ] {
-        let bench = bench(options(recovery));
+        let bench = bench(way, options(recovery));
         let mut queue = bench.queue();
         bench
             .emulator
@@ -465,8 +485,7 @@ fn a_controller_that_does_not_start_again_is_reset_as_a_function() {
     }
 }
 
-#[test]
-fn options_at_their_ends_are_brought_into_bounds() {
+fn options_at_their_ends_are_brought_into_bounds(way: Way) {
     const ENDS: [u32; 3] = [0, 1, u32::MAX];
     for config in [
         "size=64M",
@@ -475,6 +494,7 @@ fn options_at_their_ends_are_brought_into_bounds() {
     ] {
         for io_queues in [0, u16::MAX] {
             let bench = configured(
+                way,
                 config,
                 Options {
                     io_queues,
@@ -503,18 +523,20 @@ fn options_at_their_ends_are_brought_into_bounds() {
     }
 }
 
-#[test]
-fn timeouts_at_their_ends_end_commands_once() {
+fn timeouts_at_their_ends_end_commands_once(way: Way) {
     for (io_timeout, abort_grace) in [
         (Duration::ZERO, Duration::ZERO),
         (Duration::MAX, Duration::ZERO),
         (Duration::ZERO, Duration::MAX),
     ] {
-        let bench = bench(Options {
-            io_timeout,
-            abort_grace,
-            ..options(RecoveryLimit::Controller)
-        });
+        let bench = bench(
+            way,
+            Options {
+                io_timeout,
+                abort_grace,
+                ..options(RecoveryLimit::Controller)
+            },
+        );
         let mut queue = bench.queue();
         bench.emulator.inject(Fault::on(
             Matcher::io().opcode(READ).times(1),
@@ -533,9 +555,8 @@ fn timeouts_at_their_ends_end_commands_once() {
     }
 }
 
-#[test]
-fn a_transport_carries_one_controller_at_a_time() {
-    let bench = bench(options(RecoveryLimit::Controller));
+fn a_transport_carries_one_controller_at_a_time(way: Way) {
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let again = || {
         let transport = Arc::clone(bench.controller.transport());
@@ -547,6 +568,12 @@ fn a_transport_carries_one_controller_at_a_time() {
         bench.works(&mut queue);
     }
     let transport: Arc<dyn Transport> = bench.transport.clone();
-    drop((queue, bench));
+    let Bench {
+        controller,
+        _device: device,
+        ..
+    } = bench;
+    drop((queue, controller));
     Controller::with_transport(transport, options(RecoveryLimit::Controller)).unwrap();
+    drop(device);
 }

@@ -106,92 +106,138 @@ impl Books {
     }
 }
 
+/// Whatever happens in whatever order: every I/O is reported once, all memory comes back once, and nothing is written to what came back.
+fn storm(
+    way: Way,
+    steps: Vec<Step>,
+    depth: u32,
+    function: bool,
+    mild: bool,
+) -> Result<(), TestCaseError> {
+    let recovery = match (mild, function) {
+        (true, _) => RecoveryLimit::Abort,
+        (_, false) => RecoveryLimit::Controller,
+        (_, true) => RecoveryLimit::Function,
+    };
+    let bench = bench(way, options(recovery));
+    let mut queue = bench
+        .controller
+        .io_queue(QueueOptions {
+            depth,
+            max_transfer: 64 << 10,
+            ..QueueOptions::default()
+        })
+        .unwrap();
+    let mut books = Books::default();
+    let mut now = Instant::now();
+    let mut token = 0;
+    for step in steps {
+        match step {
+            Step::Read { pages, misaligned } => {
+                token += 1;
+                let length = pages * 4096;
+                let (head, buffer) = bench
+                    .controller
+                    .allocate(length + 4096)
+                    .unwrap()
+                    .split_at(if misaligned { 512 } else { 0 });
+                let (buffer, tail) = buffer.split_at(length);
+                drop((head, tail));
+                match queue.read(&bench.namespace, 0, buffer, token) {
+                    Ok(()) => drop(books.open.insert(token, length)),
+                    Err(refused) => prop_assert_eq!(refused.buffer.unwrap().len(), length),
+                }
+            }
+            Step::Vector(pages) => {
+                token += 1;
+                let buffers: Vec<_> = pages
+                    .iter()
+                    .map(|pages| bench.controller.allocate(pages * 4096).unwrap())
+                    .collect();
+                let length = buffers.iter().map(|buffer| buffer.len()).sum();
+                match queue.read_vectored(&bench.namespace, 0, buffers, token) {
+                    Ok(()) => drop(books.open.insert(token, length)),
+                    Err(refused) => prop_assert_eq!(refused.vector.unwrap().len(), pages.len()),
+                }
+            }
+            Step::Fault { skip, fault } => bench.emulator.inject(Fault::on(
+                Matcher::io().opcode(READ).nth(skip + 1).times(1),
+                fault,
+            )),
+            Step::Work => {
+                queue.ring();
+                for _ in 0..5 {
+                    bench.emulator.step();
+                }
+            }
+            Step::Poll(times) => (0..times)
+                .filter_map(|_| queue.poll())
+                .for_each(|completion| books.reported(completion)),
+            Step::Pass(time) => {
+                now += time;
+                queue.check_deadlines(now).unwrap();
+            }
+            Step::Release => drop(bench.emulator.release()),
+            Step::Recover => {
+                let _ = bench.controller.recover();
+            }
+            Step::Rebuild => queue.rebuild().unwrap(),
+        }
+        books.settle(&mut queue);
+    }
+    // The end of the storm.
+    bench.emulator.clear_faults();
+    bench.emulator.release();
+    for _ in 0..200 {
+        queue.ring();
+        bench.emulator.step();
+        now += 2 * HOUR;
+        queue.check_deadlines(now).unwrap();
+        while let Some(completion) = queue.poll() {
+            books.reported(completion);
+        }
+        books.settle(&mut queue);
+    }
+    prop_assert!(books.open.is_empty(), "never reported: {:?}", books.open);
+    if recovery != RecoveryLimit::Abort {
+        bench.controller.recover().unwrap();
+        prop_assert!(queue.poll().is_none());
+        books.settle(&mut queue);
+        prop_assert!(
+            books.kept.values().all(|kept| *kept == 0),
+            "never given back: {:?}",
+            books.kept
+        );
+        queue.rebuild().unwrap();
+        bench.works(&mut queue);
+    }
+    drop(queue);
+    while bench.emulator.step() > 0 {}
+    for buffer in &books.back {
+        prop_assert!(
+            buffer.iter().all(|byte| *byte == PATTERN),
+            "written after it was given back"
+        );
+    }
+    prop_assert_eq!(bench.controller.quarantined(), 0);
+    prop_assert_eq!(bench.emulator.iommu().fault_count(), 0);
+    Ok(())
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
 
-    /// Whatever happens in whatever order: every I/O is reported once, all memory comes back once, and nothing is written to what came back.
     #[test]
     fn every_io_is_reported_once_in_a_storm(steps in steps(), depth in 1_u32..6, function in any::<bool>(), mild in any::<bool>()) {
-        let recovery = match (mild, function) {
-            (true, _) => RecoveryLimit::Abort,
-            (_, false) => RecoveryLimit::Controller,
-            (_, true) => RecoveryLimit::Function,
-        };
-        let bench = bench(options(recovery));
-        let mut queue = bench.controller.io_queue(QueueOptions { depth, max_transfer: 64 << 10, ..QueueOptions::default() }).unwrap();
-        let mut books = Books::default();
-        let mut now = Instant::now();
-        let mut token = 0;
-        for step in steps {
-            match step {
-                Step::Read { pages, misaligned } => {
-                    token += 1;
-                    let length = pages * 4096;
-                    let (head, buffer) = bench.controller.allocate(length + 4096).unwrap().split_at(if misaligned { 512 } else { 0 });
-                    let (buffer, tail) = buffer.split_at(length);
-                    drop((head, tail));
-                    match queue.read(&bench.namespace, 0, buffer, token) {
-                        Ok(()) => drop(books.open.insert(token, length)),
-                        Err(refused) => prop_assert_eq!(refused.buffer.unwrap().len(), length),
-                    }
-                }
-                Step::Vector(pages) => {
-                    token += 1;
-                    let buffers: Vec<_> = pages.iter().map(|pages| bench.controller.allocate(pages * 4096).unwrap()).collect();
-                    let length = buffers.iter().map(|buffer| buffer.len()).sum();
-                    match queue.read_vectored(&bench.namespace, 0, buffers, token) {
-                        Ok(()) => drop(books.open.insert(token, length)),
-                        Err(refused) => prop_assert_eq!(refused.vector.unwrap().len(), pages.len()),
-                    }
-                }
-                Step::Fault { skip, fault } => bench.emulator.inject(Fault::on(Matcher::io().opcode(READ).nth(skip + 1).times(1), fault)),
-                Step::Work => {
-                    queue.ring();
-                    for _ in 0..5 {
-                        bench.emulator.step();
-                    }
-                }
-                Step::Poll(times) => (0..times).filter_map(|_| queue.poll()).for_each(|completion| books.reported(completion)),
-                Step::Pass(time) => {
-                    now += time;
-                    queue.check_deadlines(now).unwrap();
-                }
-                Step::Release => drop(bench.emulator.release()),
-                Step::Recover => {
-                    let _ = bench.controller.recover();
-                }
-                Step::Rebuild => queue.rebuild().unwrap(),
-            }
-            books.settle(&mut queue);
-        }
-        // The end of the storm.
-        bench.emulator.clear_faults();
-        bench.emulator.release();
-        for _ in 0..200 {
-            queue.ring();
-            bench.emulator.step();
-            now += 2 * HOUR;
-            queue.check_deadlines(now).unwrap();
-            while let Some(completion) = queue.poll() {
-                books.reported(completion);
-            }
-            books.settle(&mut queue);
-        }
-        prop_assert!(books.open.is_empty(), "never reported: {:?}", books.open);
-        if recovery != RecoveryLimit::Abort {
-            bench.controller.recover().unwrap();
-            prop_assert!(queue.poll().is_none());
-            books.settle(&mut queue);
-            prop_assert!(books.kept.values().all(|kept| *kept == 0), "never given back: {:?}", books.kept);
-            queue.rebuild().unwrap();
-            bench.works(&mut queue);
-        }
-        drop(queue);
-        while bench.emulator.step() > 0 {}
-        for buffer in &books.back {
-            prop_assert!(buffer.iter().all(|byte| *byte == PATTERN), "written after it was given back");
-        }
-        prop_assert_eq!(bench.controller.quarantined(), 0);
-        prop_assert_eq!(bench.emulator.iommu().fault_count(), 0);
+        storm(Way::InProcess, steps, depth, function, mild)?;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+
+    #[test]
+    fn every_io_is_reported_once_in_a_storm_over_vfio_user(steps in steps(), depth in 1_u32..6, function in any::<bool>(), mild in any::<bool>()) {
+        storm(Way::VfioUser, steps, depth, function, mild)?;
     }
 }

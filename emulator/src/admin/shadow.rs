@@ -29,6 +29,12 @@ impl Shadow {
         (index as u64 * 4) << core.config.dstrd
     }
 
+    fn poll(&self, at: u64, memory: &DeviceMemory<'_>) -> Result<u32, DmaRefused> {
+        let mut bytes = [0; 4];
+        memory.peek(at, &mut bytes, DmaOrigin::Data(self.command))?;
+        Ok(u32::from_le_bytes(bytes))
+    }
+
     fn read(&self, at: u64, memory: &DeviceMemory<'_>) -> Result<u32, DmaRefused> {
         let mut bytes = [0; 4];
         memory.read_at(at, &mut bytes, DmaOrigin::Data(self.command))?;
@@ -133,7 +139,7 @@ impl Core {
             }
             let offset = shadow.offset(self, index);
             let at = shadow.doorbells.wrapping_add(offset);
-            let mut value = shadow.read(at, memory)?;
+            let mut value = shadow.poll(at, memory)?;
             let known = shadow.seen.get(index).copied().unwrap_or(0);
             // Until the host knows of the shadows it writes the registers alone: an unchanged shadow says nothing.
             if value == known {

@@ -31,6 +31,12 @@ pub struct DeviceMemory<'a> {
 }
 
 impl DeviceMemory<'_> {
+    /// Whether somebody waits to change the mappings, which this value keeps as they are.
+    #[inline]
+    pub(crate) fn has_writers(&self) -> bool {
+        self.iommu.has_writers()
+    }
+
     /// Finds the mapping at `iova`: a segment of at most `length` bytes, shorter where the mapping ends.
     pub(super) fn look_up(
         &self,

@@ -36,6 +36,17 @@ impl DeviceMemory<'_> {
         Ok(found)
     }
 
+    /// Reads memory that is polled, which a trace of accesses would drown in. It lies in one mapping.
+    pub(crate) fn peek(
+        &self,
+        iova: u64,
+        into: &mut [u8],
+        origin: DmaOrigin,
+    ) -> Result<(), DmaRefused> {
+        let segment = self.look_up(iova, into.len(), Access::DEVICE_READ, origin)?;
+        self.read(&segment, 0, into)
+    }
+
     /// Writes down an access that is refused.
     pub(super) fn refuse(&self, fault: IommuFault) {
         if let Some(trace) = self.trace {

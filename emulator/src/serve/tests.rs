@@ -26,11 +26,20 @@ struct Shared {
     obedient: AtomicBool,
     cancelled: AtomicU32,
     resets: AtomicU32,
+    /// Whether each batch takes until somebody else wants the controller.
+    slow: Mutex<Option<std::sync::Weak<Emulator>>>,
+    /// A slow batch has begun.
+    begun: AtomicBool,
 }
 
 impl Backend for Stubborn {
     fn submit(&mut self, requests: &[Request], _segments: &[Segment], _memory: &DeviceMemory<'_>) {
         self.tags.extend(requests.iter().map(|request| request.tag));
+        let slow = self.shared.slow.lock().unwrap().clone();
+        if let Some(emulator) = slow.and_then(|slow| slow.upgrade()) {
+            self.shared.begun.store(true, Ordering::Relaxed);
+            wait_for(|| emulator.is_wanted());
+        }
     }
 
     fn poll(&mut self, _memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
@@ -94,7 +103,7 @@ fn client(patience: Patience) -> Client {
         tags: Vec::new(),
     };
     let config = Config {
-        mqes: 64,
+        mqes: 256,
         ..Config::default()
     };
     let emulator = Emulator::assembled(config, Box::new(backend), served_domain(16)).unwrap();
@@ -394,4 +403,51 @@ fn interrupts_reach_the_eventfds() {
             Err(Errno::EINVAL)
         );
     }
+}
+
+/// However much was submitted, and however long it takes: registers, mappings and the end of the server do not wait for all of it.
+#[test]
+fn a_full_queue_keeps_nobody_waiting() {
+    use std::os::unix::fs::FileExt;
+    let client = client(Patience::default());
+    let (file, memory) = memory();
+    client
+        .served
+        .dma_map(DATA, LENGTH, access(), Some(memory))
+        .unwrap();
+    for slot in 0..255u32 {
+        let mut entry = [0; 64];
+        entry[..4].copy_from_slice(&(slot << 16 | 2).to_le_bytes());
+        entry[4] = 1;
+        entry[24..28].copy_from_slice(&(DATA as u32 + 0x8000).to_le_bytes());
+        file.write_all_at(&entry, u64::from(slot) * 64).unwrap();
+    }
+    for (slot, opcode, offset, dword11) in [(2, 5, 0x4000, 1), (3, 1, 0, 2 << 16 | 1)] {
+        let address = DATA as u32 + offset;
+        let queue = (10, 255 << 16 | 2);
+        client.entry(
+            slot * 64,
+            &[(0, opcode), (6, address), queue, (11, dword11)],
+        );
+    }
+    client.write(DOORBELLS, 4);
+    assert_eq!(client.served.emulator.step(), 2);
+    let before = client.served.emulator.statistics().commands;
+    let emulator = &client.served.emulator;
+    *client.shared.slow.lock().unwrap() = Some(Arc::downgrade(emulator));
+    client.write(DOORBELLS + 16, 255);
+    std::thread::scope(|scope| {
+        let step = scope.spawn(|| emulator.step());
+        wait_for(|| client.shared.begun.load(Ordering::Relaxed));
+        assert_eq!(client.read(CSTS), 1);
+        *client.shared.slow.lock().unwrap() = None;
+        step.join().unwrap();
+    });
+    let fetched = emulator.statistics().commands - before;
+    assert!((1..=64).contains(&fetched), "{fetched} commands at once");
+    client.shared.go.store(true, Ordering::Relaxed);
+    wait_for(|| {
+        emulator.step();
+        emulator.statistics().commands - before == 255
+    });
 }

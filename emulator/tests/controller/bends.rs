@@ -286,3 +286,22 @@ fn a_script_is_played() {
     }
     assert_eq!(host.read(CSTS) & CFS, CFS);
 }
+
+#[test]
+fn a_controller_that_goes_in_the_middle_of_a_batch_answers_nothing_of_it() {
+    let (mut host, memory) = host();
+    memory.write_bytes(0, &[0x55; 4096]).unwrap();
+    let commands = host.emulator.statistics().commands;
+    host.emulator.inject_when(
+        When::Commands(commands + 2),
+        Fault::of_controller(ControllerFault::Gone),
+    );
+    host.submit(1, command(0, 1));
+    host.submit(1, command(0, 1));
+    host.submit(1, read(0, &memory));
+    host.emulator.step();
+    host.emulator.step();
+    assert!(host.take(1).is_none());
+    assert_eq!(bytes(&memory, 4096), [0x55; 4096], "nothing was read");
+    assert_eq!(host.read(CSTS), u32::MAX);
+}

@@ -103,8 +103,10 @@ fn works(host: &mut Host, iova: u64) {
         let mut submitted: Vec<u16> = (1..SIZE)
             .map(|lba| host.submit(1, Host::transfer(1, lba.into(), 1, iova, 0)))
             .collect();
-        host.emulator.step();
-        host.emulator.step();
+        // Twenty times the mean is the most that a latency is here.
+        for _ in 0..30 {
+            host.emulator.step();
+        }
         let mut answered = Vec::new();
         while let Some(entry) = host.take(1) {
             assert_eq!((entry.sqid, entry.status), (1, 0));
@@ -120,8 +122,9 @@ proptest! {
     #![proptest_config(seeded(400))]
 
     #[test]
-    fn nothing_is_left_of_a_storm(steps in prop::collection::vec(step(), 1..80)) {
-        let mut host = Host::with_queue("size=1M", SIZE);
+    fn nothing_is_left_of_a_storm(steps in prop::collection::vec(step(), 1..80), late in any::<bool>()) {
+        let latency = if late { ",latency.read=1us..4us,latency.write=exp:1us,latency.admin=2us" } else { "" };
+        let mut host = Host::with_queue(&format!("size=1M{latency}"), SIZE);
         let memory = host.memory(4096);
         let iova = memory.iova().0;
         let mut trace: Option<Trace> = None;
@@ -191,7 +194,7 @@ proptest! {
         if !lost {
             // Whatever still waits for something ends, or was lost; the entries that were promised are free again.
             host.emulator.release();
-            for _ in 0..20 {
+            for _ in 0..40 {
                 host.emulator.step();
                 while host.take(1).is_some() {}
             }

@@ -125,6 +125,55 @@ fn namespaces_come_and_go() {
 }
 
 #[test]
+fn identify_knows_one_command_set_and_one_controller() {
+    let mut host = Host::enabled("size=1M,nsids=1:3,nn=4");
+    let memory = host.memory(4096);
+    let mut identify = |cns: u32, nsid, controller: u32, command_set: u32| {
+        memory.write_bytes(0, &[0xee; 4096]).unwrap();
+        let entry = with(command(6, nsid), 10, controller << 16 | cns);
+        let entry = with(entry, 11, command_set << 24);
+        let status = host.run(0, with_prps(entry, memory.iova().0, 0)).status;
+        (status, bytes(&memory, 4096))
+    };
+    let nothing = vec![0; 4096];
+    for cns in [0x05, 0x06, 0x07, 0x1a, 0x1b] {
+        assert_eq!(identify(cns, 1, 0, 0).0, 0, "{cns:#x}");
+        assert_eq!(identify(cns, 1, 0, 1).0, 0x002, "{cns:#x}");
+    }
+    for controller in [1, 0xffff] {
+        let (status, page) = identify(0x1c, 0, controller, 0);
+        assert_eq!((status, u64_at(&page, 0), u64_at(&page, 8)), (0, 1, 0));
+    }
+    assert_eq!(identify(0x1c, 0, 2, 0).0, 0x002);
+    // Lists of controllers begin with the one that was asked for.
+    for cns in [0x12, 0x13] {
+        for from in [0, 1] {
+            assert_eq!(identify(cns, 3, from, 0).1[..4], [1, 0, 1, 0]);
+        }
+        assert_eq!(identify(cns, 3, 2, 0), (0, nothing.clone()));
+    }
+    // What is the same for all namespaces.
+    let (status, common) = identify(0x00, ALL, 0, 0);
+    let (_, own) = identify(0x00, 3, 0, 0);
+    assert_eq!(status, 0);
+    assert_eq!(u64_at(&common, 0), 0, "NSZE");
+    assert_eq!(common[64..104], own[64..104], "limits of Copy");
+    assert_eq!(common[128..192], own[128..192], "LBA formats");
+    for cns in [0x00, 0x05, 0x08, 0x11, 0x12, 0x1b] {
+        assert_eq!(identify(cns, 2, 0, 0), (0, nothing.clone()), "{cns:#x}");
+        for nsid in [0, 5, 0xffff_fffe] {
+            assert_eq!(identify(cns, nsid, 0, 0).0, 0x00b, "{cns:#x} of {nsid}");
+        }
+    }
+    for cns in [0x02, 0x07, 0x10, 0x1a] {
+        for nsid in [0xffff_fffe, ALL] {
+            assert_eq!(identify(cns, nsid, 0, 0).0, 0x00b);
+        }
+        assert_eq!(identify(cns, 3, 0, 0), (0, nothing.clone()));
+    }
+}
+
+#[test]
 fn create_is_checked() {
     let mut host = Host::enabled("size=1M,nn=2,capacity=4M");
     let whole = (3 << 20) / 512;

@@ -3,6 +3,7 @@
 use std::sync::atomic::Ordering;
 
 use nvme_vfio_dma::SharedMemory;
+use nvme_vfio_emulator::TraceEvent;
 
 use crate::host::*;
 
@@ -205,12 +206,42 @@ fn addresses_are_checked_and_a_reset_forgets_them() {
     }
     assert_eq!(host.run(1, command(0, 1)).status, 0, "registers go on");
     let pages = Pages::new(&mut host);
+    let before = pages.event_index(2);
     host.write(CC, 0);
     host.enable();
     host.create_queue(1, 8);
     pages.set(2, 5);
     assert_eq!(host.run(1, command(0, 1)).status, 0, "registers again");
+    host.emulator.step();
+    assert_eq!(host.take(1), None, "the shadow says nothing any more");
+    assert_eq!(pages.event_index(2), before);
     assert_eq!(host.emulator.statistics().invalid_doorbells, 0);
+}
+
+#[test]
+fn a_trace_tells_changes_not_looks() {
+    let mut host = Host::with_queue("", 8);
+    let pages = Pages::new(&mut host);
+    let trace = host.emulator.trace(1 << 16).unwrap();
+    // The doorbells that were rung before.
+    host.emulator.step();
+    drop(trace.take());
+    for _ in 0..100 {
+        host.emulator.step();
+    }
+    assert!(trace.take().is_empty());
+    put(&mut host, 0);
+    pages.set(2, 1);
+    host.emulator.step();
+    let records = trace.take();
+    let at = |wanted: u64| {
+        let told = records.iter().filter(
+            |record| matches!(record.event, TraceEvent::Dma { iova, .. } if iova == wanted),
+        );
+        told.count()
+    };
+    assert_eq!(at(pages.doorbells.iova().0 + 8), 1, "the new value");
+    assert_eq!(at(pages.event_indexes.iova().0 + 8), 1, "EventIdx");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use crate::host::*;
 
 /// A run with a bit of everything, and its trace as JSON lines.
 fn run() -> String {
-    let mut host = Host::new("size=1M");
+    let mut host = Host::new("size=1M,latency.read=exp:3us,latency.admin=1us..3us");
     let trace = host.emulator.trace(1 << 16).unwrap();
     host.enable();
     host.create_queue(1, 8);

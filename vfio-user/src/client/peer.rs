@@ -24,7 +24,14 @@ const SO_PEERPIDFD: libc::c_int = 77;
 
 impl Peer {
     pub(super) fn of(socket: &Socket) -> Self {
-        let process = peer_pidfd(socket).or_else(|| pidfd_open(socket.peer().ok()?.pid()));
+        let process = match peer_pidfd(socket) {
+            // A number may have gone to another process since: it is only asked for where the kernel is too old to tell better.
+            Err(Errno::ENOPROTOOPT) => socket
+                .peer()
+                .ok()
+                .and_then(|peer| pidfd_open(peer.pid()).ok()),
+            process => process.ok(),
+        };
         // A parent that has gone away and left its socket to a child tells nothing of the child.
         let now = Deadline::at(Instant::now());
         Self {
@@ -59,17 +66,18 @@ impl Peer {
 }
 
 /// A pidfd becomes readable when the last thread of its process has exited, by when its memory has been given back.
-fn has_exited_by(process: &OwnedFd, deadline: Deadline) -> bool {
+pub(super) fn has_exited_by(process: &OwnedFd, deadline: Deadline) -> bool {
     deadline.wait(process.as_fd(), PollFlags::POLLIN).is_ok()
 }
 
-fn owned(descriptor: libc::c_long) -> Option<OwnedFd> {
-    let descriptor = RawFd::try_from(Errno::result(descriptor).ok()?).ok()?;
+fn owned(descriptor: libc::c_long) -> Result<OwnedFd, Errno> {
+    let descriptor = Errno::result(descriptor)?;
+    let descriptor = RawFd::try_from(descriptor).map_err(|_| Errno::EBADF)?;
     // SAFETY: the kernel has just made it for this process, and nobody else knows of it.
-    (descriptor >= 0).then(|| unsafe { OwnedFd::from_raw_fd(descriptor) })
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
 }
 
-fn peer_pidfd(socket: &Socket) -> Option<OwnedFd> {
+fn peer_pidfd(socket: &Socket) -> Result<OwnedFd, Errno> {
     let mut descriptor: libc::c_int = -1;
     let mut length = size_of::<libc::c_int>() as libc::socklen_t;
     // SAFETY: the value and its length are this function's, and as long as said.
@@ -82,11 +90,14 @@ fn peer_pidfd(socket: &Socket) -> Option<OwnedFd> {
             &raw mut length,
         )
     };
-    Errno::result(result).ok()?;
+    Errno::result(result)?;
+    if descriptor < 0 {
+        return Err(Errno::EBADF);
+    }
     owned(descriptor.into())
 }
 
-fn pidfd_open(process: libc::pid_t) -> Option<OwnedFd> {
+pub(super) fn pidfd_open(process: libc::pid_t) -> Result<OwnedFd, Errno> {
     // SAFETY: takes two numbers and touches no memory.
     owned(unsafe { libc::syscall(libc::SYS_pidfd_open, process, 0) })
 }

@@ -114,7 +114,7 @@ pub struct RegionWrites<'a> {
 }
 
 impl<'a> RegionWrites<'a> {
-    /// Writes that have been put down by [`encode_all`](Self::encode_all).
+    /// Reads the whole payload of a request.
     pub(super) fn decode(payload: &'a [u8]) -> Result<Self, DecodeError> {
         let mut reader = Reader::at_least(payload, 8)?;
         let count = reader.u64()?;
