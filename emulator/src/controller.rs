@@ -456,8 +456,8 @@ impl Core {
         self.finish_stopping(memory);
     }
 
-    /// Waits, from call to call, for the back end to let go of the host's memory; only then CSTS.RDY falls.
-    pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
+    /// Takes what the back end has finished, and tells the host nothing of it.
+    pub(crate) fn collect_silently(&mut self, memory: &DeviceMemory<'_>) {
         let mut completions = std::mem::take(&mut self.scratch.completions);
         completions.clear();
         self.backend.poll(memory, &mut completions);
@@ -465,6 +465,11 @@ impl Core {
             self.flights.finish(completion.tag);
         }
         self.scratch.completions = completions;
+    }
+
+    /// Waits, from call to call, for the back end to let go of the host's memory; only then CSTS.RDY falls.
+    pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
+        self.collect_silently(memory);
         if self.flights.is_empty() {
             self.trace.record(|| TraceEvent::Reset { function: false });
             self.clear();
@@ -551,11 +556,14 @@ impl Core {
         self.fatal(why);
     }
 
-    /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones.
+    /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones unless it is disabled: what was written to these since
+    /// then rang nothing.
     pub(crate) fn renew_doorbells(&mut self) -> io::Result<Arc<Doorbells>> {
         let new = Doorbells::new(self.config.doorbell_bytes())?;
-        for (new, old) in new.iter().zip(self.doorbells.iter()) {
-            new.store(old.load(Ordering::Acquire), Ordering::Relaxed);
+        if !self.is_disabled() {
+            for (new, old) in new.iter().zip(self.doorbells.iter()) {
+                new.store(old.load(Ordering::Acquire), Ordering::Relaxed);
+            }
         }
         self.doorbells = Arc::new(new);
         Ok(Arc::clone(&self.doorbells))

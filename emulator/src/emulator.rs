@@ -134,8 +134,8 @@ impl Emulator {
         )
     }
 
-    /// Gives the controller new doorbells, with the values of the old ones, which nobody looks at any more: for when those who have mapped the
-    /// old ones shall not ring any longer.
+    /// Gives the controller new doorbells, with the values of the old ones (0 while it is disabled), which nobody looks at any more: for when those who
+    /// have mapped the old ones shall not ring any longer.
     ///
     /// # Errors
     /// What the system says when it does not give the memory; the old doorbells stay then.

@@ -66,6 +66,8 @@ impl Core {
                 self.finish_shutdown(memory)
             }
             State::Ready if self.running() => self.run(memory),
+            // One that failed, or that a fault keeps from stopping, does nothing more; but the host wants its memory back.
+            _ if !self.flights.is_empty() => self.collect_silently(memory),
             _ => {}
         }
         self.interrupts.deliver();

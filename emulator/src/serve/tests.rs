@@ -303,6 +303,41 @@ fn a_client_that_goes_leaves_nothing_behind() {
 }
 
 #[test]
+fn a_controller_that_failed_lets_go_of_memory_as_soon_as_its_back_end_does() {
+    let client = client(Patience::default());
+    client.map_data();
+    client.start_read(0);
+    client
+        .served
+        .emulator
+        .inject(crate::Fault::of_controller(crate::ControllerFault::Fatal));
+    assert_eq!(client.served.dma_unmap(DATA, LENGTH), Ok(Progress::Pending));
+    client.shared.go.store(true, Ordering::Relaxed);
+    client.served.emulator.step();
+    assert_eq!(client.served.unmapping(DATA, LENGTH), Ok(Progress::Done));
+    assert_eq!(client.status(0x3000), 0, "the host is told nothing");
+    assert_eq!(client.shared.cancelled.load(Ordering::Relaxed), 0);
+    assert_eq!(client.served.disconnected(), Progress::Done);
+}
+
+#[test]
+fn what_one_client_wrote_to_doorbells_is_nothing_to_the_next() {
+    let client = client(Patience::default());
+    client.write(CC, 0);
+    assert_eq!(client.read(CSTS), 0);
+    client.served.emulator.doorbells()[11].store(7, Ordering::Relaxed);
+    assert_eq!(client.served.disconnected(), Progress::Done);
+    let (_, memory) = memory();
+    client
+        .served
+        .dma_map(BASE, LENGTH, access(), Some(memory))
+        .unwrap();
+    client.enable();
+    client.served.emulator.step();
+    assert_eq!(client.served.emulator.statistics().invalid_doorbells, 0);
+}
+
+#[test]
 fn memory_that_stays_with_a_stubborn_back_end_is_taken_when_the_client_goes() {
     let client = client(SOON);
     client.map_data();
