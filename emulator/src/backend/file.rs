@@ -3,7 +3,7 @@
 mod medium;
 mod workers;
 
-use std::collections::{BTreeMap, HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, HashSet, VecDeque};
 use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -298,25 +298,27 @@ impl Backend for FileBackend {
 
     fn cancel(&mut self, tags: &[u32]) {
         // What a worker has begun ends when the file lets it, and has its data in a buffer: it needs the host's memory no more.
+        // Both may be as many as all queues have entries.
+        let tags: HashSet<u32> = tags.iter().copied().collect();
         let mut given_up = Vec::new();
-        self.under_way.retain(|number, pending| {
+        self.under_way.retain(|_, pending| {
             let goes = tags.contains(&pending.tag);
             if goes {
                 self.buffered -= pending.buffer;
-                given_up.push((*number, pending.tag));
+                given_up.push(pending.tag);
             }
             !goes
         });
         self.workers
-            .withdraw(|number| given_up.iter().any(|(given, _)| *given == number));
+            .withdraw(|number| !self.under_way.contains_key(&number));
         self.waiting.retain(|waiting| {
             let goes = tags.contains(&waiting.request.tag);
             if goes {
-                given_up.push((u64::MAX, waiting.request.tag));
+                given_up.push(waiting.request.tag);
             }
             !goes
         });
-        for (_, tag) in given_up {
+        for tag in given_up {
             self.finish(tag, Outcome::Cancelled);
         }
     }

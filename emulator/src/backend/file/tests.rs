@@ -228,6 +228,30 @@ fn what_is_given_up_is_told_once_and_touches_no_memory_later() {
     assert!(rig.holds(5, 4096));
 }
 
+/// As long as nobody else gets the controller's lock, nothing may take time that grows with the square of what a client submitted.
+#[test]
+fn giving_up_a_hundred_thousand_commands_takes_no_time() {
+    const COUNT: u32 = 100_000;
+    let mut rig = rig();
+    // It fills the buffers, so that the others wait.
+    rig.submit(COUNT, Operation::Read, 0, 1 << 20);
+    rig.backend.buffered += BUFFERED_MAX;
+    for tag in 0..COUNT {
+        rig.submit(tag, Operation::Read, 0, 4096);
+    }
+    let tags: Vec<u32> = (0..COUNT).collect();
+    let began = Instant::now();
+    rig.backend.cancel(&tags);
+    let took = began.elapsed();
+    assert!(took < Duration::from_secs(5), "{took:?}");
+    rig.backend.buffered -= BUFFERED_MAX;
+    let ended = rig.wait(COUNT as usize + 1);
+    let given_up = ended
+        .iter()
+        .filter(|done| done.outcome == Outcome::Cancelled);
+    assert_eq!(given_up.count(), COUNT as usize);
+}
+
 #[test]
 fn memory_that_went_away_is_not_touched() {
     let mut rig = rig();
