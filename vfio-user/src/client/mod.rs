@@ -210,8 +210,9 @@ impl Client {
         finish: impl FnOnce(Reply<'_>, Vec<OwnedFd>) -> Result<R, AnswerError>,
     ) -> Result<R, ClientError> {
         let command = request.command();
-        let deadline = Deadline::after(self.timeout);
         let mut state = self.lock();
+        // From now on: how long other threads' requests took is not this one's, nor the server's for it.
+        let deadline = Deadline::after(self.timeout);
         let result = self.exchange(&mut state, request, descriptors, deadline);
         let result = result.and_then(|message| match message.header.kind {
             Kind::Error { errno } => Err(ClientError::Refused { command, errno }),

@@ -426,3 +426,22 @@ fn threads_take_turns() {
     drop(client);
     server.join().unwrap();
 }
+
+/// The time that a thread waits for its turn is not taken from its request.
+#[test]
+fn each_request_has_its_own_time() {
+    let timeout = Duration::from_secs(2);
+    let (client, server) = agreed(timeout, move |fake| {
+        for _ in 0..3 {
+            let message = fake.next();
+            thread::sleep(timeout / 2);
+            fake.send(&message.header.reply(0).encode());
+        }
+    });
+    thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| client.reset().unwrap());
+        }
+    });
+    server.join().unwrap();
+}
