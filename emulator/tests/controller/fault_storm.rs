@@ -21,7 +21,7 @@ enum Step {
     Media(u64, MediaOperation, MediaUntil),
     Hardware(ControllerFault),
     Submit(u8, u64),
-    Step(u64),
+    Run(u64),
     Take,
     Abort(u16),
     Release,
@@ -76,7 +76,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..32u64, operation, until).prop_map(|(lba, operation, until)| Step::Media(lba, operation, until)),
         1 => hardware.prop_map(Step::Hardware),
         8 => (0..3u8, 0..40u64).prop_map(|(opcode, lba)| Step::Submit(opcode, lba)),
-        6 => (1..6u64).prop_map(Step::Step),
+        6 => (1..6u64).prop_map(Step::Run),
         6 => Just(Step::Take),
         2 => (0..8u16).prop_map(Step::Abort),
         1 => Just(Step::Release),
@@ -157,7 +157,7 @@ proptest! {
                     open += 1;
                 }
                 Step::Submit(..) => {}
-                Step::Step(count) => {
+                Step::Run(count) => {
                     for _ in 0..count {
                         host.emulator.step();
                     }
