@@ -11,7 +11,7 @@
 //!
 //! # What is looked for, besides panics
 //! - An access of the controller outside what was mapped for it, or against its direction: mapped pages stand between guard pages whose content is
-//!   known, and known nowhere else ([`memory`]).
+//!   known, and known nowhere else.
 //! - A command that is completed twice, never, or on the wrong queue; a success of what cannot succeed.
 //! - A controller that cannot be brought back by a reset.
 //!
