@@ -17,6 +17,7 @@ mod io;
 mod iommu;
 mod model;
 mod namespaces;
+mod quick;
 mod registers;
 mod seeded;
 mod shadow;
