@@ -116,6 +116,8 @@ pub(crate) struct Core {
     pub(crate) immediate: bool,
     /// Whether this step looks at every doorbell of a queue that it serves.
     pub(crate) thorough: bool,
+    /// Where the thread's last accesses to memory were.
+    pub(crate) hints: [u32; 4],
     /// How often a thread found nothing to do since it last looked at all doorbells.
     pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
@@ -219,6 +221,7 @@ impl Core {
             logs: Logs::default(),
             immediate: backend.is_immediate(),
             thorough: false,
+            hints: [0; 4],
             rests: 0,
             paused: false,
             visitors: Arc::default(),

@@ -302,6 +302,7 @@ impl Emulator {
     pub fn work(&self, patience: u32) -> u64 {
         let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         let memory = self.memory(&core);
+        memory.set_hints(core.hints);
         let before = core.statistics.completions;
         let (mut idle, mut quiet) = (0, false);
         // Bounded, so that a controller that never rests is asked now and then whether it shall end.
@@ -328,6 +329,7 @@ impl Emulator {
                 break;
             }
         }
+        core.hints = memory.hints();
         core.rests += u32::from(idle == patience);
         if core.rests >= RESTS && core.running() && !core.gone() {
             core.rests = 0;

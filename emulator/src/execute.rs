@@ -253,6 +253,7 @@ impl Core {
             left -= count;
             if sqid != 0
                 && self.quick()
+                && memory.is_direct()
                 && let Some(ring) = memory.entries(at, count as usize)
             {
                 self.fetched(sqid, cqid, count);

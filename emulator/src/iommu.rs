@@ -59,6 +59,8 @@ struct Region {
     /// `None` for a range that is valid for the host, and that this process cannot reach.
     host: Option<HostRegion>,
     access: Access,
+    /// What may begin now: `access`, or nothing where there is no memory or the mapping leaves.
+    open: Access,
     generation: u32,
     /// It is being unmapped: what began on it may end, and nothing new begins.
     leaving: bool,
@@ -268,6 +270,7 @@ impl SoftwareIommu {
         let slot = regions.exactly(iova, length)?;
         if let Some(Some(region)) = regions.slots.get_mut(slot as usize) {
             region.leaving = true;
+            region.open = Access::empty();
         }
         Ok(())
     }
@@ -294,7 +297,13 @@ impl SoftwareIommu {
         }
         regions.generation = regions.generation.wrapping_add(1);
         let generation = regions.generation;
+        let open = if host.is_some() {
+            access
+        } else {
+            Access::empty()
+        };
         let entry = Some(Region {
+            open,
             iova: iova.0,
             length: length as u64,
             host,

@@ -103,6 +103,7 @@ impl Core {
     ///
     /// The short way reads each word that it needs once. A command that it does not take is read anew, as a whole, for the long way, which trusts
     /// nothing that was seen before.
+    #[inline(never)] // The loop needs the registers for itself.
     pub(crate) fn run_batch(
         &mut self,
         sqid: u16,

@@ -109,16 +109,51 @@ impl DeviceMemory<'_> {
     ) -> Option<(u32, &Region, &HostRegion)> {
         let (slot, region) = self.find(iova, hint)?;
         let host = region.host.as_ref()?;
-        let fine = self.direct
-            && !region.leaving
-            && region.from(iova) >= length
-            && region.access.contains(access);
+        let fine = self.direct && region.from(iova) >= length && region.open.contains(access);
         fine.then_some((slot, region, host))
     }
 
-    /// A piece of a command's data that lies in one mapping.
+    /// Where the last accesses were, for the next view of the same memory. They are hints: wrong ones cost time.
+    pub(crate) fn hints(&self) -> [u32; 4] {
+        self.hints.each_ref().map(Cell::get)
+    }
+
+    /// Begins where another view ended.
+    pub(crate) fn set_hints(&self, hints: [u32; 4]) {
+        for (hint, value) in self.hints.iter().zip(hints) {
+            hint.set(value);
+        }
+    }
+
+    /// Whether accesses may take the short way at all.
+    #[inline]
+    pub(crate) fn is_direct(&self) -> bool {
+        self.direct
+    }
+
+    /// A piece of a command's data that lies in one mapping. Only asked where [`DeviceMemory::is_direct`].
     #[inline]
     pub(crate) fn piece(&self, iova: u64, length: u32, access: Access) -> Option<Segment> {
+        let slot = self.hints.get(DATA)?.get();
+        if let Some(region) = self.regions.slot(slot)
+            && let offset = iova.wrapping_sub(region.iova)
+            && offset < region.length
+        {
+            let fine = region.length - offset >= u64::from(length) && region.open.contains(access);
+            return fine.then_some(Segment {
+                region: RegionHandle {
+                    slot,
+                    generation: region.generation,
+                },
+                offset,
+                length,
+            });
+        }
+        self.piece_elsewhere(iova, length, access)
+    }
+
+    #[cold]
+    fn piece_elsewhere(&self, iova: u64, length: u32, access: Access) -> Option<Segment> {
         let (slot, region, _) = self.whole(iova, u64::from(length), access, DATA)?;
         Some(Segment {
             region: RegionHandle {
