@@ -39,7 +39,7 @@ const LOOPS: [Loop; 7] = [
     line("loop of `nvme-vfio bench`, depth 32", "bench", 32, 200.0),
     line("loop of `nvme-vfio bench`, depth 128", "bench", 128, 200.0),
     line("empty poll", "empty-poll", 32, 20.0),
-    line("the emulated controller, depth 32", "controller", 32, 150.0),
+    line("the emulated controller, depth 32", "controller", 32, 240.0),
     line("its step with nothing to do", "empty-step", 32, 100.0),
 ];
 
