@@ -167,6 +167,38 @@ fn a_file_outlives_the_server() {
     assert_eq!(read.stdout, [0x5a; 4096]);
 }
 
+/// A client decides where is written, so it must not be able to end the server by that.
+#[test]
+#[allow(unsafe_code)] // The limit of another process has no wrapper.
+fn a_limit_of_file_sizes_is_an_error_of_the_command() {
+    use nix::libc::{RLIMIT_FSIZE, prlimit, rlimit};
+    let folder = tempfile::tempdir().unwrap();
+    let backend = format!("file:{}", folder.path().join("disk").display());
+    let server = Server::start_in(folder, &["--size", "1M", "--backend", &backend, "lba=512"]);
+    let limit = rlimit {
+        rlim_cur: 256 << 10,
+        rlim_max: 256 << 10,
+    };
+    // SAFETY: reads a structure that lives through the call, and writes nothing.
+    let set = unsafe {
+        prlimit(
+            server.child.id() as i32,
+            RLIMIT_FSIZE,
+            &raw const limit,
+            std::ptr::null_mut(),
+        )
+    };
+    assert_eq!(set, 0);
+    let data = server.folder.path().join("data");
+    std::fs::write(&data, [0x5a; 4096]).unwrap();
+    let data = data.display().to_string();
+    let write = |slba| server.client("write", &["-s", slba, "-z", "4096", "-d", &data, "--force"]);
+    let refused = write("1024");
+    assert_eq!(refused.status.code(), Some(1), "{refused:?}");
+    assert!(write("8").status.success());
+    server.end(Signal::SIGTERM);
+}
+
 #[test]
 fn configuration_faults_and_trace_come_from_files() {
     let folder = tempfile::tempdir().unwrap();

@@ -1,4 +1,4 @@
-//! SIGINT and SIGTERM end a server.
+//! SIGINT and SIGTERM end a server; a file that may not grow does not.
 #![allow(unsafe_code)] // Installing a signal handler is unsafe.
 
 use std::sync::OnceLock;
@@ -15,7 +15,8 @@ extern "C" fn set(_signal: nix::libc::c_int) {
     }
 }
 
-/// What the first SIGINT or SIGTERM sets from now on; the second of the same kind ends the process as ever.
+/// What the first SIGINT or SIGTERM sets from now on; the second of the same kind ends the process as ever. A write past the limit of file sizes
+/// (RLIMIT_FSIZE) is an error from now on, and no signal: clients choose what is written where.
 pub(super) fn stop() -> Result<&'static Stop, Errno> {
     let stop = match STOP.get() {
         Some(stop) => stop,
@@ -33,5 +34,8 @@ pub(super) fn stop() -> Result<&'static Stop, Errno> {
         // SAFETY: the handler loads an atomic and calls `Stop::set`, which says of itself that it is async-signal-safe.
         unsafe { sigaction(signal, &action) }?;
     }
+    let ignore = SigAction::new(SigHandler::SigIgn, SaFlags::empty(), SigSet::empty());
+    // SAFETY: nothing is called; no handler of this process is replaced.
+    unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
     Ok(stop)
 }
