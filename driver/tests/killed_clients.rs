@@ -11,7 +11,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use nvme_vfio::{Address, Controller, QueueOptions};
+use nvme_vfio::{Address, Controller, Options, QueueOptions};
 use nvme_vfio_emulator::{Config, Emulator, Patience, ServedController, served_domain};
 use nvme_vfio_user::{Client, ClientOptions, Server, ServerOptions, Stop};
 
@@ -30,7 +30,13 @@ fn loading_process() {
         return;
     };
     nix::sys::prctl::set_pdeathsig(nix::sys::signal::Signal::SIGKILL).unwrap();
-    let controller = Controller::open(&address.parse::<Address>().unwrap()).unwrap();
+    // A file of hugepages cannot be written to by the process that watches, only mapped.
+    let options = Options {
+        hugepages: false,
+        ..Options::default()
+    };
+    let address = address.parse::<Address>().unwrap();
+    let controller = Controller::open_with(&address, options).unwrap();
     let namespace = controller.only_namespace().unwrap();
     let mut queue = controller
         .io_queue(QueueOptions::with_depth(DEPTH))
