@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 use std::time::Duration;
 
 use nvme_vfio_dma::DomainLimits;
@@ -42,6 +43,8 @@ pub struct Emulator {
     config: Config,
     iommu: Arc<SoftwareIommu>,
     doorbells: Mutex<Arc<Doorbells>>,
+    /// The thread that steps the controller and may be asleep.
+    sleeper: Mutex<Option<Thread>>,
     core: Mutex<Core>,
     trace: Arc<Tracer>,
     /// How many callers want the lock for something other than a step; a stepping thread lets them in.
@@ -104,6 +107,7 @@ impl Emulator {
             config,
             iommu,
             doorbells: Mutex::new(Arc::clone(&core.doorbells)),
+            sleeper: Mutex::default(),
             trace: Arc::clone(&core.trace),
             visitors: Arc::clone(&core.visitors),
             core: Mutex::new(core),
@@ -229,6 +233,19 @@ impl Emulator {
         core.unreachable() || core.interrupts.write(offset, from)
     }
 
+    /// Says which thread steps the controller from now on.
+    pub(crate) fn stepped_by(&self, thread: &Thread) {
+        *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.clone());
+    }
+
+    /// Wakes the thread that steps the controller. A doorbell in memory that was mapped cannot.
+    fn wake(&self) {
+        let sleeper = self.sleeper.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(thread) = &*sleeper {
+            thread.unpark();
+        }
+    }
+
     fn visit(&self) -> MutexGuard<'_, Core> {
         self.visitors.fetch_add(1, Ordering::Relaxed);
         let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
@@ -260,6 +277,7 @@ impl Emulator {
                 && let Some(doorbell) = self.doorbells().get(doorbell as usize / 4)
             {
                 doorbell.store(value as u32, Ordering::Release);
+                self.wake();
             }
             return;
         }

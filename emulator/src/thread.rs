@@ -37,7 +37,7 @@ pub struct EmulatorThread {
 
 impl Emulator {
     /// Starts a thread that steps the controller until the returned value is dropped. Busy, it polls; idle, it yields after 0.02 ms and
-    /// sleeps after 2 ms, at most 1 ms at a time: that is the longest that a doorbell waits.
+    /// sleeps after 2 ms, at most 1 ms at a time: that is the longest that a doorbell waits which is written as memory (a register write wakes it).
     ///
     /// # Errors
     /// The system gave no thread.
@@ -55,6 +55,7 @@ impl Emulator {
         let thread = thread::Builder::new()
             .name("nvme-emulator".into())
             .spawn(move || poll(&emulator, &stopped, options))?;
+        self.stepped_by(thread.thread());
         Ok(EmulatorThread {
             stop,
             thread: Some(thread),
