@@ -173,10 +173,9 @@ fn abort(core: &mut Core, entry: &Entry, memory: &DeviceMemory<'_>) -> Reply {
         core.post(&aborted, memory);
         return Reply::Now(0);
     }
-    if sqid == 0 && core.events.withdraw(cid) {
-        if core.reserve(0) {
-            core.post(&aborted, memory);
-        }
+    if sqid == 0 && core.events.has_request(cid) && core.reserve(0) {
+        core.events.withdraw(cid);
+        core.post(&aborted, memory);
         return Reply::Now(0);
     }
     Reply::Now(1)

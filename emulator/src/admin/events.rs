@@ -84,16 +84,21 @@ impl Events {
         !self.requests.is_empty() && self.tellable().is_some()
     }
 
-    /// Takes a request back; whether it was there.
-    pub(super) fn withdraw(&mut self, cid: u16) -> bool {
-        let place = self.requests.iter().position(|&request| request == cid);
-        place
-            .and_then(|place| self.requests.remove(place))
-            .is_some()
+    /// Takes a request back.
+    pub(super) fn withdraw(&mut self, cid: u16) {
+        if let Some(place) = self.requests.iter().position(|&request| request == cid) {
+            self.requests.remove(place);
+        }
     }
 
-    /// The log page of some events was read: they may be told again.
+    /// Whether a request waits.
+    pub(super) fn has_request(&self, cid: u16) -> bool {
+        self.requests.contains(&cid)
+    }
+
+    /// The log page of some events was read: what happened so far is known, what happens from now on may be told.
     pub(super) fn log_read(&mut self, log: u8) {
+        self.waiting.retain(|event| event.log != log);
         match log {
             log::ERROR => self.masked &= !1,
             log::SMART => self.masked &= !2,

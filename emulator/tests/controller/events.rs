@@ -27,7 +27,7 @@ fn invalid_doorbell_values_are_told_once_and_ignored() {
         0,
         "the queue still works"
     );
-    // Masked until the log page was read.
+    // Masked until the log page was read, which also clears what came meanwhile.
     let cid = request(&mut host);
     host.ring_doorbell(1, true, 8);
     host.emulator.step();
@@ -35,8 +35,57 @@ fn invalid_doorbell_values_are_told_once_and_ignored() {
     assert!(host.take(0).is_none());
     host.log(1, 64, 0, 0);
     host.emulator.step();
+    assert!(host.take(0).is_none());
+    host.ring_doorbell(1, true, 8);
+    host.emulator.step();
+    host.emulator.step();
     let event = host.take(0).unwrap();
     assert_eq!((event.cid, event.result), (cid, 0x0001_0100));
+}
+
+#[test]
+fn an_event_that_a_log_page_told_is_not_told_again() {
+    let mut host = Host::with_queue("", 8);
+    // Nobody asks when it happens.
+    host.ring_doorbell(1, false, 99);
+    host.admin(with(with(command(9, 0), 10, 0x0b), 11, 2));
+    host.admin(with(with(command(9, 0), 10, 4), 11, 300));
+    host.emulator.step();
+    host.log(1, 64, 0, 0);
+    let cid = request(&mut host);
+    let event = host.take(0).unwrap();
+    assert_eq!(
+        (event.cid, event.result),
+        (cid, 0x0002_0101),
+        "of the temperature: the error log does not clear it"
+    );
+    request(&mut host);
+    host.emulator.step();
+    assert!(host.take(0).is_none(), "the error log was read");
+}
+
+#[test]
+fn a_request_is_not_aborted_without_room_for_its_completion() {
+    let mut host = Host::enabled("");
+    host.write(CC, 0);
+    host.write(AQA, 1 << 16 | 15);
+    host.rings.get_mut(&0).unwrap().tail = 0;
+    host.rings.get_mut(&0).unwrap().size = 16;
+    host.write(CC, CC_ENABLE);
+    let cid = request(&mut host);
+    let abort = with(command(8, 0), 10, u32::from(cid) << 16);
+    // The one free entry is for the Abort itself.
+    host.submit(0, abort);
+    assert_eq!(host.emulator.step(), 1);
+    let result = host.rings[&0].completion.read_u32(0).unwrap();
+    assert_eq!(result & 1, 1, "not aborted");
+    host.ring_doorbell(0, true, 1);
+    // It still waits, and meets an event.
+    host.ring_doorbell(3, false, 1);
+    host.emulator.step();
+    assert_eq!(host.emulator.step(), 1);
+    let status = host.rings[&0].completion.read_u32(16 + 12).unwrap();
+    assert_eq!(status & 0xffff, u32::from(cid));
 }
 
 #[test]
@@ -47,8 +96,6 @@ fn log_page_read_with_rae_keeps_the_event_masked() {
     host.ring_doorbell(1, false, 99);
     host.emulator.step();
     assert!(host.take(0).is_some());
-    host.ring_doorbell(1, false, 99);
-    host.emulator.step();
     let memory = host.memory(4096);
     let read = |rae: u32| {
         with_prps(
@@ -58,9 +105,13 @@ fn log_page_read_with_rae_keeps_the_event_masked() {
         )
     };
     host.admin(read(1));
+    host.ring_doorbell(1, false, 99);
+    host.emulator.step();
     host.emulator.step();
     assert!(host.take(0).is_none());
     host.admin(read(0));
+    host.ring_doorbell(1, false, 99);
+    host.emulator.step();
     host.emulator.step();
     assert!(host.take(0).is_some());
 }

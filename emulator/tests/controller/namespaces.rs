@@ -273,8 +273,12 @@ fn hosts_are_told_of_changed_namespaces() {
     assert_eq!(host.take(0).unwrap().cid, cid);
     assert_eq!(u64_at(&bytes(&memory, 8), 0), 3 << 32 | 1);
     host.emulator.step();
-    assert_eq!(host.take(0).unwrap().result, 0x0004_0002);
+    assert!(host.take(0).is_none(), "the log page told it");
     assert_eq!(changed(&mut host), [0; 0], "read and forgotten");
+    assert_eq!(attach(&mut host, 1, 0), 0);
+    host.emulator.step();
+    assert_eq!(host.take(0).unwrap().result, 0x0004_0002);
+    assert_eq!(changed(&mut host), [1]);
     // What no host sees changes nothing.
     let created = create(&mut host, 8, 0).result;
     assert_eq!(changed(&mut host), [0; 0]);
