@@ -143,11 +143,17 @@ pub(super) fn commit(core: &mut Core, entry: &Entry) -> Result<Reply, Status> {
         return Err(Status::INVALID_FIRMWARE_SLOT.with_dnr());
     }
     let firmware = &mut core.firmware;
+    let downloaded = !firmware.downloaded.is_empty();
     match action {
         0 => {
             firmware.replace(slot)?;
         }
         1 => firmware.next = Some(firmware.replace(slot)?),
+        // At once: the image that was downloaded, or else the one that is in the slot.
+        3 if downloaded => {
+            firmware.active = firmware.replace(slot)?;
+            firmware.next = None;
+        }
         2 | 3 if slot == 0 => return Err(Status::INVALID_FIRMWARE_SLOT.with_dnr()),
         2 | 3 if firmware.slot(slot).is_none() => {
             return Err(Status::INVALID_FIRMWARE_IMAGE.with_dnr());

@@ -102,10 +102,9 @@ fn downloads_and_commits_are_checked() {
         (1, 1, 0x106),
         (0, 4, 0x106),
         (2, 0, 0x106),
-        (3, 0, 0x106),
+        (3, 1, 0x106),
         (3, 7, 0x106),
         (2, 2, 0x107),
-        (3, 3, 0x107),
         (4, 2, 0x002),
         (5, 2, 0x002),
         (6, 2, 0x002),
@@ -115,6 +114,8 @@ fn downloads_and_commits_are_checked() {
         assert_eq!(commit(&mut host, action, slot), status, "{action} {slot}");
         reset(&mut host);
     }
+    assert_eq!(commit(&mut host, 3, 0), 0x106, "no image and no slot");
+    assert_eq!(commit(&mut host, 3, 3), 0x107, "no image in the slot");
     assert_eq!(download(&mut host, 0, &good), 0);
     reset(&mut host);
     assert_eq!(commit(&mut host, 0, 2), 0x107, "a reset forgets it");
@@ -137,4 +138,19 @@ fn downloads_and_commits_are_checked() {
     assert_eq!(commit(&mut host, 0, 2), 0x107);
     assert_eq!(download(&mut host, 0, &good), 0);
     assert_eq!(commit(&mut host, 0, 2), 0);
+}
+
+#[test]
+fn activation_at_once_takes_the_downloaded_image_first() {
+    let mut host = Host::enabled("firmware=built-in");
+    assert_eq!(download(&mut host, 0, &image("old     ")), 0);
+    assert_eq!(commit(&mut host, 0, 2), 0);
+    assert_eq!(download(&mut host, 0, &image("new     ")), 0);
+    assert_eq!(commit(&mut host, 3, 2), 0);
+    assert_eq!(running(&mut host), "new");
+    assert_eq!(commit(&mut host, 0, 3), 0x107, "it is used up");
+    assert_eq!(download(&mut host, 0, &image("third   ")), 0);
+    assert_eq!(commit(&mut host, 3, 0), 0, "the controller chooses");
+    assert_eq!(running(&mut host), "third");
+    assert_eq!(slots(&mut host).0, 3);
 }
