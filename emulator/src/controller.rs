@@ -23,7 +23,7 @@ use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
-use crate::io::Job;
+use crate::io::{Job, flush_all};
 use crate::iommu::{DeviceMemory, Segment};
 use crate::latency::Clock;
 use crate::namespaces::Namespaces;
@@ -31,7 +31,8 @@ use crate::prp::Extent;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::random::Random;
 use crate::registers::{
-    CFS, Configuration, Effect, RDY, Registers, SHST, SHST_COMPLETE, SHST_OCCURRING,
+    CFS, Configuration, Effect, NORMAL_SHUTDOWN, RDY, Registers, SHST, SHST_COMPLETE,
+    SHST_OCCURRING,
 };
 use crate::trace::{TraceEvent, Tracer};
 use crate::watch::Watch;
@@ -146,7 +147,7 @@ pub(crate) struct Core {
 }
 
 /// Interrupt vectors: as many as asked for, else one for the admin queue and one for each pair, as far as MSI-X has them.
-fn vectors(config: &Config) -> u16 {
+pub(crate) fn vectors(config: &Config) -> u16 {
     match config.vectors {
         0 => config.queues.saturating_add(1).min(interrupts::VECTORS_MAX),
         vectors => vectors,
@@ -380,7 +381,7 @@ impl Core {
             _ => {}
         }
         if now.shn() != 0 && before.shn() != now.shn() {
-            self.shut_down(memory);
+            self.shut_down(now.shn() == NORMAL_SHUTDOWN, memory);
         }
     }
 
@@ -475,7 +476,14 @@ impl Core {
         self.collect_silently(memory);
         if self.flights.is_empty() {
             self.trace.record(|| TraceEvent::Reset { function: false });
+            // A shutdown that was notified together with CC.EN = 0 still ends.
+            let shutdown = self.registers.csts & SHST == SHST_OCCURRING
+                && self.registers.cc.shn() != 0
+                && !self.faults.armed(ControllerFault::ShutdownNeverCompletes);
             self.clear();
+            if shutdown {
+                self.registers.csts |= SHST_COMPLETE;
+            }
         }
     }
 
@@ -500,8 +508,11 @@ impl Core {
         self.events = Events::default();
     }
 
-    fn shut_down(&mut self, memory: &DeviceMemory<'_>) {
+    fn shut_down(&mut self, normal: bool, memory: &DeviceMemory<'_>) {
         self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
+        if normal && self.config.vwc {
+            flush_all(self);
+        }
         self.finish_shutdown(memory);
     }
 
@@ -522,7 +533,7 @@ impl Core {
         self.backend.reset();
         self.faults.function_reset();
         self.bend_hardware();
-        self.registers.cc = Configuration(0);
+        self.registers.function_reset();
         self.config_space.reset();
         self.interrupts.reset();
         self.clear();

@@ -7,7 +7,7 @@ use nvme_vfio_queues::Status;
 use crate::admin;
 use crate::admin::events::Event;
 use crate::admin::log::ErrorEntry;
-use crate::backend::Outcome;
+use crate::backend::{Operation, Outcome};
 use crate::command::Entry;
 use crate::controller::{BATCH, Core, State};
 use crate::flight::{Completion, Flight};
@@ -37,6 +37,16 @@ pub(crate) struct Run {
     pub(crate) extents: Option<Vec<Extent>>,
 }
 
+/// Whether there is such a command on that queue.
+#[cold]
+fn implemented(sqid: u16, opcode: u8) -> bool {
+    if sqid == 0 {
+        admin::OPCODES.contains(&opcode)
+    } else {
+        io::OPCODES.contains(&opcode)
+    }
+}
+
 impl Core {
     /// Does what is pending, and looks at doorbells that nothing correct rings where nothing was pending; how many completions were posted.
     pub(crate) fn step(&mut self, memory: &DeviceMemory<'_>) -> usize {
@@ -62,7 +72,7 @@ impl Core {
         }
         match self.state {
             State::Stopping => self.finish_stopping(memory),
-            State::Ready if self.registers.csts & SHST == SHST_OCCURRING => {
+            State::Ready | State::Disabled if self.registers.csts & SHST == SHST_OCCURRING => {
                 self.finish_shutdown(memory)
             }
             State::Ready if self.running() => self.run(memory),
@@ -348,7 +358,12 @@ impl Core {
             && let Some(job) = self.jobs.remove(&tag)
         {
             match io::landed(self, flight, job, status) {
-                Some(end) => (status, result) = end,
+                Some(end) => {
+                    (status, result) = end;
+                    if status.is_success() && matches!(flight.operation, Operation::Copy { .. }) {
+                        self.logs.count_copy();
+                    }
+                }
                 None => return,
             }
         }
@@ -409,8 +424,9 @@ impl Core {
         memory: &DeviceMemory<'_>,
     ) {
         let silent = run.silent;
-        // SGLs are not offered, and there are no fused commands.
-        let reply = if entry.psdt() != 0 || entry.fuse() != 0 {
+        // SGLs are not offered, and there are no fused commands; what is no command at all says so below.
+        let odd = entry.psdt() != 0 || entry.fuse() != 0;
+        let reply = if odd && implemented(sqid, entry.opcode()) {
             Err(Status::INVALID_FIELD.with_dnr())
         } else if sqid == 0 {
             admin::execute(self, entry, memory)

@@ -16,7 +16,7 @@ use crate::controller::Core;
 use crate::execute::{Reply, Run};
 use crate::flight::Flight;
 use crate::iommu::{DeviceMemory, DmaOrigin, FaultingCommand, Segment};
-use crate::namespaces::{Named, Namespace};
+use crate::namespaces::{BROADCAST, Named, Namespace};
 use crate::prp::{self, Extent};
 
 pub(crate) const FLUSH: u8 = 0x00;
@@ -107,7 +107,8 @@ fn plan(core: &Core, entry: &Entry) -> Result<Plan, Status> {
         namespace: namespace.nsid,
         offset: slba << namespace.shift,
         length,
-        force_unit_access: dword12 & 1 << 30 != 0,
+        force_unit_access: dword12 & 1 << 30 != 0
+            || operation == Operation::Write && core.features.writes_through(),
     })
 }
 
@@ -288,6 +289,29 @@ fn submit(
         force_unit_access: plan.force_unit_access,
     });
     tag
+}
+
+/// Has the back end make all that was written durable, for nobody's command.
+pub(crate) fn flush_all(core: &mut Core) {
+    let tag = core.flights.start(Flight {
+        sqid: 0,
+        cid: 0,
+        operation: Operation::Flush,
+        nsid: BROADCAST,
+        lba: 0,
+        bytes: 0,
+        silent: true,
+        number: 0,
+    });
+    core.scratch.requests.push(Request {
+        tag,
+        operation: Operation::Flush,
+        namespace: 0,
+        offset: 0,
+        length: 0,
+        segments: 0..0,
+        force_unit_access: false,
+    });
 }
 
 /// The commands that move no data of blocks.

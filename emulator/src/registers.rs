@@ -24,6 +24,8 @@ pub(crate) const CFS: u32 = 1 << 1;
 pub(crate) const SHST: u32 = 0b11 << 2;
 /// CSTS.SHST: shutdown processing occurring.
 pub(crate) const SHST_OCCURRING: u32 = 0b01 << 2;
+/// CC.SHN: normal shutdown notification.
+pub(crate) const NORMAL_SHUTDOWN: u32 = 0b01;
 /// CSTS.SHST: shutdown processing complete.
 pub(crate) const SHST_COMPLETE: u32 = 0b10 << 2;
 
@@ -121,6 +123,13 @@ impl Registers {
     pub(crate) fn reset(&mut self) {
         self.interrupt_mask = 0;
         self.csts = 0;
+    }
+
+    /// A function-level reset leaves nothing.
+    pub(crate) fn function_reset(&mut self) {
+        self.reset();
+        self.cc = Configuration(0);
+        (self.aqa, self.asq, self.acq) = (0, 0, 0);
     }
 
     /// CAP reads this from now on; `None` for the truth.

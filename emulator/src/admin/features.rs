@@ -12,7 +12,7 @@ use nvme_vfio_queues::Status;
 use super::events::Event;
 use crate::command::Entry;
 use crate::config::Config;
-use crate::controller::Core;
+use crate::controller::{Core, vectors};
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
 use crate::namespaces::{BROADCAST, Named};
@@ -76,7 +76,7 @@ impl Features {
             error_recovery: vec![0; config.nn() as usize],
             write_cache: config.vwc,
             coalescing: 0,
-            vectors: vec![false; usize::from(config.queues) + 1],
+            vectors: vec![false; usize::from(vectors(config))],
             write_atomicity: 0,
             events: 0,
             pairs: config.queues,
@@ -89,6 +89,11 @@ impl Features {
     /// CDFE of Host Behavior Support: the copy descriptor formats beyond 0 and 1 that the host knows.
     pub(crate) fn copy_formats(&self) -> u16 {
         self.data.copy_formats()
+    }
+
+    /// Whether what is written has to be durable at once: there is no volatile write cache, or the host turned it off.
+    pub(crate) fn writes_through(&self) -> bool {
+        !self.write_cache
     }
 
     /// How many I/O queue pairs may be created.
@@ -198,7 +203,7 @@ impl Features {
 }
 
 /// Whether there is such a feature.
-fn known(core: &Core, feature: u8) -> bool {
+pub(super) fn known(core: &Core, feature: u8) -> bool {
     match feature {
         VOLATILE_WRITE_CACHE => core.config.vwc,
         ARBITRATION | POWER_MANAGEMENT | TEMPERATURE_THRESHOLD | ERROR_RECOVERY => true,
@@ -211,11 +216,16 @@ fn saveable(feature: u8) -> bool {
     !matches!(feature, NUMBER_OF_QUEUES | TIMESTAMP | HOST_BEHAVIOR)
 }
 
+/// Whether each namespace has its own.
+pub(super) fn of_namespace(feature: u8) -> bool {
+    feature == ERROR_RECOVERY
+}
+
 /// The namespace of a feature that each namespace has its own of.
 fn own_namespace(core: &Core, nsid: u32) -> Result<(), Status> {
     match core.namespaces.named(nsid) {
         Named::Active(_) => Ok(()),
-        _ => Err(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr()),
+        _ => Err(crate::io::inactive(core, nsid)),
     }
 }
 
@@ -229,12 +239,12 @@ pub(super) fn get(
     if !known(core, feature) || select > 3 {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    if feature == ERROR_RECOVERY {
+    if of_namespace(feature) {
         own_namespace(core, nsid)?;
     }
     if select == 3 {
         // Supported capabilities: changeable, belongs to a namespace, saveable.
-        let own = u32::from(feature == ERROR_RECOVERY) << 1;
+        let own = u32::from(of_namespace(feature)) << 1;
         return Ok(Reply::Now(1 << 2 | own | u32::from(saveable(feature))));
     }
     if matches!(feature, TIMESTAMP | HOST_BEHAVIOR) {
@@ -262,7 +272,7 @@ pub(super) fn set(
     if save && !saveable(feature) {
         return Err(Status::FEATURE_IDENTIFIER_NOT_SAVEABLE.with_dnr());
     }
-    if feature == ERROR_RECOVERY {
+    if of_namespace(feature) {
         if nsid != BROADCAST {
             own_namespace(core, nsid)?;
         }

@@ -94,8 +94,8 @@ fn controller(core: &Core) -> Page {
     // Namespace Zeroes.
     page.put(520, &0b1_0001_1101_1111u16.to_le_bytes());
     page.put(524, &[1 << 2]); // FNA: cryptographic erase; a format is of one namespace, or of all by FFFFFFFFh
-    // VWC: Flush with NSID FFFFFFFFh is supported where there is a cache.
-    page.put(525, &[if config.vwc { 0b111 } else { 0 }]);
+    // VWC: Flush with NSID FFFFFFFFh is supported where there is a cache, and is not where there is none.
+    page.put(525, &[if config.vwc { 0b111 } else { 0b100 }]);
     page.put(534, &0b1111u16.to_le_bytes()); // OCFS: copy descriptor formats 0 to 3
     let subsystem = format!(
         "nqn.2014-08.org.nvmexpress:nvme-vfio:{}",

@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, VecDeque};
 
 use nvme_vfio_queues::Status;
 
-use super::features::TEMPERATURE;
+use super::features::{self, TEMPERATURE};
 use super::send;
 use crate::backend::Operation;
 use crate::command::Entry;
@@ -19,13 +19,15 @@ pub(crate) const SMART: u8 = 0x02;
 const FIRMWARE: u8 = 0x03;
 pub(crate) const CHANGED_NAMESPACES: u8 = 0x04;
 const EFFECTS: u8 = 0x05;
-const ALL: [u8; 6] = [
+const FEATURES: u8 = 0x12;
+const ALL: [u8; 7] = [
     SUPPORTED,
     ERROR,
     SMART,
     FIRMWARE,
     CHANGED_NAMESPACES,
     EFFECTS,
+    FEATURES,
 ];
 
 /// Entries of the error log, less one: ELPE of Identify Controller.
@@ -80,16 +82,25 @@ impl Logs {
 
     pub(crate) fn count(&mut self, operation: Operation, bytes: u64) {
         match operation {
-            Operation::Read | Operation::Compare | Operation::Verify => {
+            Operation::Read | Operation::Compare => {
                 self.reads += 1;
                 self.read_bytes += bytes;
             }
+            Operation::Verify => self.read_bytes += bytes,
             Operation::Write => {
                 self.writes += 1;
                 self.written_bytes += bytes;
             }
+            // One of its ranges.
+            Operation::Copy { .. } => self.written_bytes += bytes,
             _ => {}
         }
+    }
+
+    /// Counts a Copy that is done: it is a SMART Host Read Command and a User Data Out Command.
+    pub(crate) fn count_copy(&mut self) {
+        self.reads += 1;
+        self.writes += 1;
     }
 }
 
@@ -182,6 +193,24 @@ fn effects() -> Vec<u8> {
     page
 }
 
+/// Feature Identifiers Supported and Effects: which there are, and whose they are.
+fn feature_effects(core: &Core) -> Vec<u8> {
+    const SUPPORTED: u32 = 1 << 0;
+    const OF_NAMESPACE: u32 = 1 << 20;
+    const OF_CONTROLLER: u32 = 1 << 21;
+    let mut page = vec![0; 1024];
+    for feature in (0..=u8::MAX).filter(|&feature| features::known(core, feature)) {
+        let scope = if features::of_namespace(feature) {
+            OF_NAMESPACE
+        } else {
+            OF_CONTROLLER
+        };
+        let place = usize::from(feature) * 4;
+        put(&mut page, place, &(SUPPORTED | scope).to_le_bytes());
+    }
+    page
+}
+
 pub(super) fn get(
     core: &mut Core,
     entry: &Entry,
@@ -203,7 +232,8 @@ pub(super) fn get(
         CHANGED_NAMESPACES => changed_namespaces(&core.logs),
         // Of the NVM command set, the only one.
         EFFECTS if entry.dword(14) >> 24 == 0 => effects(),
-        EFFECTS => return Err(invalid),
+        FEATURES if entry.dword(14) >> 24 == 0 => feature_effects(core),
+        EFFECTS | FEATURES => return Err(invalid),
         _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),
     };
     // Bit 23 of dword 14 makes the offset an index, which LPA does not offer.

@@ -151,7 +151,7 @@ pub(super) fn write_zeroes(
         namespace: nsid,
         offset: slba << shift,
         length: blocks << shift,
-        force_unit_access: dword12 & 1 << 30 != 0,
+        force_unit_access: dword12 & 1 << 30 != 0 || core.features.writes_through(),
     };
     if let Some(namespace) = core.namespaces.get_mut(nsid) {
         if operation == Operation::Deallocate {

@@ -302,7 +302,7 @@ fn next(core: &mut Core, flight: Flight, mut job: Job) -> Result<(), Status> {
         offset,
         length,
         segments: 0..0,
-        force_unit_access: job.force_unit_access,
+        force_unit_access: job.force_unit_access || core.features.writes_through(),
     });
     core.jobs.insert(tag, job);
     Ok(())

@@ -25,7 +25,7 @@ fn identify_controller() {
     assert_eq!(page[525], 0b111, "VWC");
     assert!(page[768..].starts_with(b"nqn."));
     let (_, page) = Host::enabled("vwc=off").identify(1, 0);
-    assert_eq!(page[525], 0);
+    assert_eq!(page[525], 0b100);
 }
 
 #[test]
@@ -362,13 +362,67 @@ fn smart_log_counts() {
 }
 
 #[test]
+fn smart_log_counts_each_command_as_what_it_is() {
+    let mut host = Host::with_queue("lba=512", 8);
+    let counts = |host: &mut Host| {
+        let (_, log) = host.log(2, 512, 0, 0);
+        [32, 48, 64, 80].map(|offset| u64_at(&log, offset))
+    };
+    let verify = Host::transfer(0x0c, 0, 1000, 0, 0);
+    assert_eq!(host.run(1, verify).status, 0);
+    assert_eq!(counts(&mut host), [1, 0, 0, 0], "Verify reads data units");
+    let mut sources = vec![0; 64];
+    for (source, lba) in sources.chunks_exact_mut(32).zip([0u64, 5000]) {
+        source[8..16].copy_from_slice(&lba.to_le_bytes());
+        source[16..18].copy_from_slice(&999u16.to_le_bytes());
+    }
+    let copy = with(with(command(0x19, 1), 10, 10_000), 12, 1);
+    assert_eq!(host.run_with(1, copy, &sources).status, 0);
+    assert_eq!(
+        counts(&mut host),
+        [1, 2, 1, 1],
+        "Copy is one command that reads and one that writes, and writes data units"
+    );
+    let zeroes = Host::transfer(0x08, 0, 1000, 0, 0);
+    assert_eq!(host.run(1, zeroes).status, 0);
+    let uncorrectable = Host::transfer(0x04, 0, 1000, 0, 0);
+    assert_eq!(host.run(1, uncorrectable).status, 0);
+    assert_eq!(
+        counts(&mut host),
+        [1, 2, 1, 1],
+        "Write Zeroes counts nowhere"
+    );
+}
+
+#[test]
+fn identify_says_whether_flush_takes_all_namespaces() {
+    for (config, vwc, status) in [("vwc=on", 0b111, 0), ("vwc=off", 0b100, 0x00b)] {
+        let mut host = Host::with_queue(config, 8);
+        assert_eq!(host.identify(1, 0).1[525], vwc);
+        assert_eq!(host.run(1, command(0, u32::MAX)).status, status);
+    }
+}
+
+#[test]
 fn other_log_pages() {
     let mut host = Host::enabled("mdts=1");
     let (_, supported) = host.log(0, 1024, 0, 0);
     let pages: Vec<_> = (0..256)
         .filter(|log| u32_at(&supported, log * 4) & 1 != 0)
         .collect();
-    assert_eq!(pages, [0, 1, 2, 3, 4, 5]);
+    assert_eq!(pages, [0, 1, 2, 3, 4, 5, 0x12]);
+    let (_, features) = host.log(0x12, 1024, 0, 0);
+    let (of_namespace, of_controller) = (1 << 20 | 1, 1 << 21 | 1);
+    for feature in 0..256 {
+        let expected = match feature {
+            0x05 => of_namespace,
+            0x01 | 0x02 | 0x04 | 0x06..=0x0b | 0x0e | 0x16 => of_controller,
+            _ => 0,
+        };
+        assert_eq!(u32_at(&features, feature * 4), expected, "{feature:#x}");
+    }
+    let other_set = with(with(command(2, 0), 10, 0x12), 14, 1 << 24);
+    assert_eq!(host.refused(0, other_set), 0x002, "another command set");
     for page in 0..=255u8 {
         let status = host.log(page, 64, 0, 0).0;
         assert_eq!(
@@ -442,7 +496,17 @@ fn sgls_and_fused_commands_are_refused() {
     for bits in [1 << 8, 2 << 8, 1 << 14, 2 << 14, 3 << 14] {
         assert_eq!(host.refused(0, with(command(6, 0), 0, 6 | bits)), 0x002);
         assert_eq!(host.refused(1, with(command(2, 1), 0, 2 | bits)), 0x002);
+        // Whether there is such a command comes first.
+        assert_eq!(
+            host.refused(0, with(command(0x7f, 0), 0, 0x7f | bits)),
+            0x001
+        );
+        assert_eq!(
+            host.refused(1, with(command(0x0e, 1), 0, 0x0e | bits)),
+            0x001
+        );
     }
+    assert_eq!(host.emulator.statistics().unsupported_commands, 10);
 }
 
 #[test]

@@ -342,6 +342,24 @@ fn deallocated_blocks_are_errors_where_that_is_offered_and_asked_for() {
 struct Notes {
     requests: Arc<Mutex<Vec<Request>>>,
     done: Vec<BackendCompletion>,
+    /// Steps that a request takes.
+    slow: usize,
+}
+
+/// A controller with an I/O queue on such a back end.
+fn noting(config: &str, slow: usize) -> (Host, Arc<Mutex<Vec<Request>>>) {
+    let backend = Notes {
+        slow,
+        ..Notes::default()
+    };
+    let requests = Arc::clone(&backend.requests);
+    let mut host = Host::new("");
+    host.emulator = Emulator::with_backend(config.parse().unwrap(), Box::new(backend)).unwrap();
+    host.emulator.config_write(4, &[6, 0]);
+    host.space = AddressSpace::new(host.emulator.iommu());
+    host.enable();
+    host.create_queue(1, 8);
+    (host, requests)
 }
 
 impl Backend for Notes {
@@ -355,6 +373,10 @@ impl Backend for Notes {
     }
 
     fn poll(&mut self, _: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
+        if self.slow > 0 && !self.done.is_empty() {
+            self.slow -= 1;
+            return;
+        }
         completions.append(&mut self.done);
     }
 
@@ -363,15 +385,7 @@ impl Backend for Notes {
 
 #[test]
 fn back_ends_are_asked_for_what_commands_say() {
-    let backend = Notes::default();
-    let requests = Arc::clone(&backend.requests);
-    let mut host = Host::new("");
-    let config = "nsids=3/1M/4096".parse().unwrap();
-    host.emulator = Emulator::with_backend(config, Box::new(backend)).unwrap();
-    host.emulator.config_write(4, &[6, 0]);
-    host.space = AddressSpace::new(host.emulator.iommu());
-    host.enable();
-    host.create_queue(1, 8);
+    let (mut host, requests) = noting("nsids=3/1M/4096", 0);
     let memory = host.memory(4096);
     let (fua, deac, nsz) = (1 << 30, 1 << 25, 1 << 23);
     let whole = 1 << 20;
@@ -421,5 +435,89 @@ fn back_ends_are_asked_for_what_commands_say() {
             (request.operation, request.namespace),
             (Operation::Flush, namespace)
         );
+    }
+}
+
+#[test]
+fn without_a_write_cache_what_is_written_is_durable() {
+    let off = with(with(command(9, 0), 10, 6), 11, 0);
+    for (config, switch, durable) in [
+        ("size=1M", None, false),
+        ("size=1M", Some(off), true),
+        ("size=1M,vwc=off", None, true),
+    ] {
+        let (mut host, requests) = noting(config, 0);
+        if let Some(switch) = switch {
+            host.admin(switch);
+        }
+        let memory = host.memory(4096);
+        for opcode in [READ, WRITE, COMPARE, WRITE_ZEROES, VERIFY] {
+            let entry = Host::transfer(opcode, 5, 1, memory.iova().0, 0);
+            good(&mut host, entry);
+            let request = requests.lock().unwrap().pop().unwrap();
+            let writes = matches!(opcode, WRITE | WRITE_ZEROES);
+            assert_eq!(
+                request.force_unit_access,
+                durable && writes,
+                "{config} {opcode:#x}"
+            );
+        }
+        let entry = deallocate(1);
+        assert_eq!(host.run_with(1, entry, &range(1, 2)).status, 0);
+        let copy = with(command(0x19, 1), 10, 64);
+        assert_eq!(host.run_with(1, copy, &[0; 32]).status, 0);
+        for request in requests.lock().unwrap().drain(..) {
+            assert_eq!(request.force_unit_access, durable, "{request:?}");
+        }
+    }
+}
+
+#[test]
+fn a_normal_shutdown_flushes_first() {
+    const COMPLETE: u32 = 0b10 << 2;
+    for (config, kind, flushes) in [
+        ("size=1M", 1, 1),
+        ("size=1M", 2, 0),
+        ("size=1M,vwc=off", 1, 0),
+    ] {
+        // Enabled, enabled until then, and disabled before.
+        for way in 0..3 {
+            let (mut host, requests) = noting(config, 0);
+            match way {
+                0 => host.write(CC, CC_ENABLE | kind << 14),
+                1 => host.write(CC, CC_ENABLE & !1 | kind << 14),
+                _ => {
+                    host.write(CC, CC_ENABLE & !1);
+                    host.write(CC, CC_ENABLE & !1 | kind << 14);
+                }
+            }
+            host.emulator.step();
+            assert_eq!(host.read(CSTS) & 0b11 << 2, COMPLETE, "{config} {way}");
+            let told: Vec<_> = requests.lock().unwrap().drain(..).collect();
+            assert_eq!(told.len(), flushes, "{config} {kind} {way}");
+            for request in told {
+                assert_eq!(
+                    (request.operation, request.namespace),
+                    (Operation::Flush, 0)
+                );
+            }
+            host.write(CC, 0);
+            host.enable();
+            assert_eq!(host.read(CSTS), RDY);
+            host.admin(with(command(0x0a, 0), 10, 7));
+        }
+    }
+    for enabled in [1, 0] {
+        let (host, _) = noting("size=1M", 5);
+        host.write(CC, CC_ENABLE & !1 | enabled | 1 << 14);
+        assert_ne!(
+            host.read(CSTS) & 0b11 << 2,
+            COMPLETE,
+            "the flush takes a while"
+        );
+        for _ in 0..6 {
+            host.emulator.step();
+        }
+        assert_eq!(host.read(CSTS), COMPLETE | enabled);
     }
 }

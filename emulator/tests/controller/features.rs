@@ -94,7 +94,7 @@ fn features_know_whose_they_are() {
     for (nsid, status) in [(0, 0), (u32::MAX, 0), (1, 0x10f), (2, 0x10f), (6, 0x00b)] {
         assert_eq!(host.run(0, with(set(1, 4), 1, nsid)).status, status);
     }
-    for (nsid, status) in [(1, 0), (3, 0), (0, 0x00b), (2, 0x00b), (6, 0x00b)] {
+    for (nsid, status) in [(1, 0), (3, 0), (0, 0x00b), (2, 0x002), (6, 0x00b)] {
         let entry = with(set(5, nsid + 10), 1, nsid);
         assert_eq!(host.run(0, entry).status, status, "{nsid}");
         let entry = with(get(0, 5, 0), 1, nsid);
@@ -192,4 +192,17 @@ fn host_behavior_support_is_checked() {
     host.write(CC, 0);
     host.enable();
     assert_eq!(behavior(&mut host, 0), [0; 512]);
+}
+
+#[test]
+fn interrupt_vectors_are_those_that_there_are() {
+    for (config, vectors) in [("queues=8,vectors=2", 2), ("queues=1,vectors=5", 5)] {
+        let mut host = Host::enabled(config);
+        for vector in 0..vectors {
+            host.admin(set(9, 1 << 16 | vector));
+            assert_eq!(host.admin(get(0, 9, vector)), 1 << 16 | vector);
+        }
+        assert_eq!(host.refused(0, set(9, vectors)), 0x002, "{config}");
+        assert_eq!(host.refused(0, get(0, 9, vectors)), 0x002, "{config}");
+    }
 }

@@ -221,9 +221,7 @@ fn expected(models: &mut [Model; 2], nsid: u32, step: &Step, data: &mut Vec<u8>)
                 .err()
                 .unwrap_or((0, 0));
         }
-        Step::Strict { strict } => find(models, nsid)
-            .map(|own| own.strict = *strict)
-            .map_err(|_| INVALID_NAMESPACE),
+        Step::Strict { strict } => find(models, nsid).map(|own| own.strict = *strict),
         Step::Format { format } => find(models, nsid).and_then(|own| {
             let lba = match format {
                 0 => 512,

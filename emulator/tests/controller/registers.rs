@@ -163,14 +163,12 @@ fn shutdown_of_a_disabled_controller_ends_with_the_next_enable() {
 }
 
 #[test]
-fn function_reset_clears_all_but_the_admin_queue_registers() {
+fn function_reset_clears_all_registers() {
     let mut host = Host::with_queue("", 8);
-    let aqa = host.read(AQA);
     host.emulator.reset();
-    assert_eq!(
-        (host.read(CC), host.read(CSTS), host.read(AQA)),
-        (0, 0, aqa)
-    );
+    for register in [CC, CSTS, AQA, ASQ, ASQ + 4, ACQ, ACQ + 4] {
+        assert_eq!(host.read(register), 0, "{register:#x}");
+    }
     let mut command_register = [0; 2];
     host.emulator.config_read(4, &mut command_register);
     assert_eq!(command_register[0] & 4, 0, "bus mastering is off");
