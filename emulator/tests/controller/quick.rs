@@ -25,7 +25,7 @@ struct Shape {
 }
 
 fn shape() -> impl Strategy<Value = Shape> {
-    let opcode = prop_oneof![8 => Just(2u8), 8 => Just(1), 1 => Just(0), 1 => Just(5), 1 => Just(8), 1 => Just(0x7f)];
+    let opcode = prop_oneof![8 => Just(2u8), 8 => Just(1), 1 => Just(0), 1 => Just(4), 1 => Just(5), 1 => Just(8), 1 => Just(0x7f)];
     let flags = prop_oneof![20 => Just(0u8), 1 => any::<u8>()];
     let nsid =
         prop_oneof![10 => Just(1u32), 5 => Just(3), 1 => Just(2), 1 => Just(0), 1 => any::<u32>()];
