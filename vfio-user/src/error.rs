@@ -115,7 +115,7 @@ pub enum AnswerError {
     /// It came with more descriptors than there can be.
     #[error("it came with {0} descriptors")]
     Descriptors(usize),
-    /// The server wants a larger reply than any that makes sense.
+    /// The server wants a larger reply than any that makes sense, or than it wanted before.
     #[error("it needs {0} bytes of reply")]
     TooLong(u32),
     /// The server asked so much meanwhile that its answer did not come.

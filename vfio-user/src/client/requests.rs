@@ -51,7 +51,8 @@ impl Client {
                     count => Err(AnswerError::Descriptors(count)),
                 },
                 Reply::DeviceGetRegionInfoShort { needed } if needed > argsz => {
-                    if needed > REGION_ARGSZ_MAX {
+                    // Asked once more, and not again and again by a server that never has enough.
+                    if needed > REGION_ARGSZ_MAX || argsz > REGION_ARGSZ {
                         return Err(AnswerError::TooLong(needed));
                     }
                     // With a descriptor or without: it comes again with the whole answer.
@@ -61,7 +62,6 @@ impl Client {
             })?;
             match answer {
                 Ok(region) => return Ok(region),
-                // Larger each time, so that this ends.
                 Err(needed) => argsz = needed,
             }
         }

@@ -190,3 +190,23 @@ fn a_region_is_asked_for_again_with_more_room_and_no_more_than_once_each() {
     );
     assert_eq!(reason(&error), AnswerError::TooLong(u32::MAX));
 }
+
+/// Every request ends in its own time; what matters is that they are few.
+#[test]
+fn a_server_that_never_has_enough_room_is_asked_twice() {
+    let (client, server) = agreed(FAR, |fake| {
+        for more in 1.. {
+            let Ok(message) = fake.reader.wait(&fake.socket, Fake::far()) else {
+                return more - 1;
+            };
+            let mut payload = vec![0; 32];
+            payload[..4].copy_from_slice(&(2048_u32 + more).to_ne_bytes());
+            fake.send(&[&message.header.reply(32).encode()[..], &payload].concat());
+        }
+        u32::MAX
+    });
+    let error = client.region_info(0).unwrap_err();
+    assert_eq!(reason(&error), AnswerError::TooLong(2050));
+    drop(client);
+    assert_eq!(server.join().unwrap(), 2);
+}
