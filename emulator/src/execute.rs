@@ -208,9 +208,23 @@ impl Core {
             // A good value that came in the meantime is left alone; if it fails there is nothing to put back.
             let _ = doorbell.compare_exchange(value, last, Ordering::Relaxed, Ordering::Relaxed);
         }
-        tracing::warn!(qid, completion, value, "invalid doorbell value");
-        self.statistics.invalid_doorbells += 1;
+        self.tell_invalid_doorbell(qid, completion, value);
         self.events.raise(Event::INVALID_DOORBELL_VALUE);
+    }
+
+    /// Counts a write to a doorbell, and logs it unless there were so many already that the host seems to mean it.
+    fn tell_invalid_doorbell(&mut self, qid: u16, completion: bool, value: u32) {
+        /// How many are logged.
+        const LOGGED: u64 = 256;
+        self.statistics.invalid_doorbells += 1;
+        if self.statistics.invalid_doorbells <= LOGGED {
+            let exists = if completion {
+                self.completion(qid).is_some()
+            } else {
+                self.submission(qid).is_some()
+            };
+            tracing::warn!(qid, completion, value, exists, "invalid doorbell write");
+        }
     }
 
     /// Looks at the doorbells that no command made it look at: those of queues that do not exist, and the head doorbells of idle queues.
@@ -235,13 +249,7 @@ impl Core {
             }
             _ => return,
         };
-        tracing::warn!(
-            qid,
-            completion,
-            value,
-            "doorbell of a queue that does not exist"
-        );
-        self.statistics.invalid_doorbells += 1;
+        self.tell_invalid_doorbell(qid, completion, value);
         self.events.raise(Event::INVALID_DOORBELL_REGISTER);
     }
 

@@ -326,15 +326,18 @@ impl SoftwareIommu {
     }
 
     fn record(&self, fault: IommuFault) {
+        self.fault_count.fetch_add(1, Ordering::Relaxed);
+        let mut log = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
+        if log.kept.len() >= FAULTS_KEPT {
+            // A hostile host makes millions: they are no reason to fill a disk with log lines.
+            return;
+        }
+        log.kept.push_back(fault);
+        drop(log);
         tracing::warn!(
             ?fault,
             "the emulated controller reached outside its mappings"
         );
-        self.fault_count.fetch_add(1, Ordering::Relaxed);
-        let mut log = self.faults.lock().unwrap_or_else(PoisonError::into_inner);
-        if log.kept.len() < FAULTS_KEPT {
-            log.kept.push_back(fault);
-        }
     }
 }
 

@@ -488,3 +488,43 @@ fn a_full_queue_keeps_nobody_waiting() {
         emulator.statistics().commands - before == 255
     });
 }
+
+/// Counts the events of its thread.
+struct Counting(Arc<AtomicU32>);
+
+impl tracing::Subscriber for Counting {
+    fn enabled(&self, metadata: &tracing::Metadata<'_>) -> bool {
+        *metadata.level() <= tracing::Level::WARN
+    }
+    fn new_span(&self, _: &tracing::span::Attributes<'_>) -> tracing::span::Id {
+        tracing::span::Id::from_u64(1)
+    }
+    fn record(&self, _: &tracing::span::Id, _: &tracing::span::Record<'_>) {}
+    fn record_follows_from(&self, _: &tracing::span::Id, _: &tracing::span::Id) {}
+    fn event(&self, _: &tracing::Event<'_>) {
+        self.0.fetch_add(1, Ordering::Relaxed);
+    }
+    fn enter(&self, _: &tracing::span::Id) {}
+    fn exit(&self, _: &tracing::span::Id) {}
+}
+
+#[test]
+fn a_client_cannot_fill_the_log() {
+    let client = client(Patience::default());
+    let emulator = &client.served.emulator;
+    let count = Arc::new(AtomicU32::new(0));
+    tracing::subscriber::with_default(Counting(Arc::clone(&count)), || {
+        for _ in 0..2000 {
+            emulator.doorbells()[11].store(7, Ordering::Relaxed);
+            emulator.doorbells()[2].store(9999, Ordering::Relaxed);
+            emulator.step();
+            let memory = client.served.iommu.memory(true, None);
+            let origin = crate::DmaOrigin::SubmissionFetch(1);
+            assert!(memory.read_at(DATA, &mut [0; 64], origin).is_err());
+        }
+    });
+    assert_eq!(client.served.iommu.fault_count(), 2000);
+    assert_eq!(emulator.statistics().invalid_doorbells, 4000);
+    let told = count.load(Ordering::Relaxed);
+    assert!((2..=1000).contains(&told), "{told} lines");
+}
