@@ -28,6 +28,8 @@ pub(crate) struct Namespace {
     pub(crate) format: u8,
     /// Whether it is attached to the controller.
     pub(crate) attached: bool,
+    /// NMIC bit 0: it may be attached to several controllers, as whoever created it asked.
+    pub(crate) shared: bool,
     /// It differs from what every other namespace with this identifier had: how many were created before it.
     pub(crate) generation: u32,
     /// Blocks that Write Uncorrectable marked: reading them fails until they are written.
@@ -54,6 +56,7 @@ impl Namespace {
             shift,
             format,
             attached,
+            shared: false,
             generation,
             uncorrectable: Ranges::default(),
             holes: None,
@@ -230,11 +233,12 @@ impl Namespaces {
     }
 
     /// Allocates a namespace with a free identifier; it is not attached.
-    pub(crate) fn create(&mut self, nsid: u32, bytes: u64, format: u8) {
+    pub(crate) fn create(&mut self, nsid: u32, bytes: u64, format: u8, shared: bool) {
         let lba = self.formats.get(format).unwrap_or(512);
         if let Some(slot) = self.slots.get_mut((nsid as usize).wrapping_sub(1)) {
             self.created = self.created.wrapping_add(1);
-            let namespace = Namespace::new(nsid, bytes, (format, lba), false, self.created);
+            let mut namespace = Namespace::new(nsid, bytes, (format, lba), false, self.created);
+            namespace.shared = shared;
             *slot = Some(if self.holes {
                 namespace.with_holes(true)
             } else {
@@ -256,7 +260,9 @@ impl Namespaces {
             && let Some(namespace) = self.get_mut(nsid)
         {
             let (bytes, attached) = (namespace.bytes, namespace.attached);
-            let new = Namespace::new(nsid, bytes, (format, lba), attached, namespace.generation);
+            let mut new =
+                Namespace::new(nsid, bytes, (format, lba), attached, namespace.generation);
+            new.shared = namespace.shared;
             *namespace = if holes { new.with_holes(true) } else { new };
         }
     }

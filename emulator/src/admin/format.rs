@@ -214,10 +214,9 @@ fn create(core: &mut Core, entry: &Entry, memory: &DeviceMemory<'_>) -> Result<R
     let lba = core.config.lba_formats.get(format);
     let lba = lba.filter(|&lba| protection == 0 && u64::from(lba) <= core.config.transfer_max());
     let lba = lba.ok_or(Status::INVALID_FORMAT.with_dnr())?;
-    // NMIC bit 0: sharing asks for nothing that one controller would not do.
     let groups = u32::from_le_bytes(field(&data, 92));
     let sets = u32::from_le_bytes(field(&data, 100));
-    if size == 0 || sharing > 1 || groups != 0 || sets != 0 {
+    if size == 0 || capacity > size || sharing > 1 || groups != 0 || sets != 0 {
         return invalid;
     }
     if size != capacity {
@@ -233,7 +232,7 @@ fn create(core: &mut Core, entry: &Entry, memory: &DeviceMemory<'_>) -> Result<R
         tracing::error!(nsid, bytes, %error, "the back end has no room for a namespace");
         return Err(insufficient);
     }
-    core.namespaces.create(nsid, bytes, format);
+    core.namespaces.create(nsid, bytes, format, sharing == 1);
     core.features.forget_namespace(nsid);
     core.saved.forget_namespace(nsid);
     Ok(Reply::Now(nsid))

@@ -158,6 +158,7 @@ fn namespace(config: &Config, namespace: &Namespace) -> Page {
     page.put(8, &blocks); // NCAP
     page.put(16, &namespace.used().to_le_bytes()); // NUSE
     page.put(26, &[namespace.format]); // FLBAS
+    page.put(30, &[u8::from(namespace.shared)]); // NMIC
     page.put(48, &u128::from(namespace.bytes).to_le_bytes()); // NVMCAP
     let (eui, nguid) = identifiers(config, namespace);
     page.put(104, &nguid);
@@ -176,8 +177,9 @@ fn descriptors(config: &Config, namespace: &Namespace) -> Page {
     page
 }
 
-fn independent() -> Page {
+fn independent(namespace: &Namespace) -> Page {
     let mut page = Page::new();
+    page.put(1, &[u8::from(namespace.shared)]); // NMIC
     page.put(14, &[1]); // NSTAT: ready
     page
 }
@@ -242,7 +244,7 @@ fn page(core: &Core, entry: &Entry) -> Result<Page, Status> {
         CONTROLLER => Ok(controller(core)),
         ACTIVE_NAMESPACES => list(core, nsid, |namespace| namespace.attached),
         NAMESPACE_DESCRIPTORS => of_active(core, nsid, invalid(), |own| descriptors(config, own)),
-        INDEPENDENT_NAMESPACE => of_active(core, nsid, Ok(Page::new()), |_| independent()),
+        INDEPENDENT_NAMESPACE => of_active(core, nsid, Ok(Page::new()), independent),
         ALLOCATED_NAMESPACES => list(core, nsid, |_| true),
         ALLOCATED_NAMESPACE => of_allocated(core, nsid, |own| namespace(config, own)),
         ATTACHED_CONTROLLERS => {

@@ -172,11 +172,13 @@ fn effects() -> Vec<u8> {
     const CHANGES_CONTENT: u32 = 1 << 1;
     const CHANGES_NAMESPACE: u32 = 1 << 2;
     const CHANGES_INVENTORY: u32 = 1 << 3;
+    const CHANGES_CONTROLLER: u32 = 1 << 4;
     /// No other command of any namespace should run beside it.
     const ALONE: u32 = 0b010 << 16;
     for opcode in super::OPCODES {
         let effects = match opcode {
             super::FORMAT => CHANGES_CONTENT | CHANGES_NAMESPACE | ALONE,
+            super::FIRMWARE_COMMIT => CHANGES_CONTROLLER,
             super::NAMESPACE_MANAGEMENT => CHANGES_CONTENT | CHANGES_INVENTORY | ALONE,
             super::NAMESPACE_ATTACHMENT => CHANGES_INVENTORY | ALONE,
             _ => 0,

@@ -440,6 +440,7 @@ fn other_log_pages() {
     assert_eq!(u32_at(&effects, 6 * 4) & 1, 1, "Identify");
     assert_eq!(u32_at(&effects, 0x80 * 4), 0x2_0007, "Format");
     assert_eq!(u32_at(&effects, 0x0d * 4), 0x2_000b, "Namespace Management");
+    assert_eq!(u32_at(&effects, 0x10 * 4), 0b1_0001, "Firmware Commit");
     assert_eq!(u32_at(&effects, 0x84 * 4), 0, "Sanitize");
     assert_eq!(u32_at(&effects, 1024 + 4), 0b11, "Write changes content");
     for opcode in 0..=255 {

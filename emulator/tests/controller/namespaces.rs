@@ -174,6 +174,21 @@ fn identify_knows_one_command_set_and_one_controller() {
 }
 
 #[test]
+fn a_namespace_that_may_be_shared_says_so() {
+    let mut host = Host::enabled("size=1M,nn=2,capacity=2M");
+    let mut data = create_data(8, 0);
+    data[30] = 1;
+    assert_eq!(host.run_with(0, command(MANAGEMENT, 0), &data).result, 2);
+    assert_eq!(host.identify(0x11, 2).1[30], 1);
+    assert_eq!(attach(&mut host, 2, 0), 0);
+    host.admin(format(2, 1));
+    for (nsid, shared) in [(1, 0), (2, 1)] {
+        assert_eq!(host.identify(0, nsid).1[30], shared, "NMIC of {nsid}");
+        assert_eq!(host.identify(8, nsid).1[1], shared);
+    }
+}
+
+#[test]
 fn create_is_checked() {
     let mut host = Host::enabled("size=1M,nn=2,capacity=4M");
     let whole = (3 << 20) / 512;
@@ -185,6 +200,7 @@ fn create_is_checked() {
     for (what, data, status) in [
         ("no blocks", create_data(0, 0), 0x002),
         ("thin", change(8, &[7]), 0x11b),
+        ("more capacity than size", change(8, &[9]), 0x002),
         ("no such format", create_data(8, 8), 0x10a),
         ("no such format above", create_data(8, 1 << 5), 0x10a),
         ("protection", change(29, &[1]), 0x10a),
