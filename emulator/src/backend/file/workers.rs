@@ -2,8 +2,9 @@
 
 use std::collections::VecDeque;
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread::{self, JoinHandle, Thread};
 
 use super::medium::{Compared, Medium};
 use crate::backend::Outcome;
@@ -139,12 +140,16 @@ struct State {
     /// Jobs that a worker has begun and not ended.
     busy: usize,
     finished: Vec<Finished>,
+    /// Who gave the last job: it polls for what has ended, and may be asleep.
+    giver: Option<Thread>,
     end: bool,
 }
 
 #[derive(Debug, Default)]
 struct Shared {
     state: Mutex<State>,
+    /// Whether `finished` has something, so that whoever polls needs no lock while it has not.
+    any_finished: AtomicBool,
     /// There is a job, or the end.
     work: Condvar,
     /// A job has ended.
@@ -179,6 +184,10 @@ impl Shared {
                 outcome,
                 data,
             });
+            self.any_finished.store(true, Ordering::Release);
+            if let Some(giver) = &state.giver {
+                giver.unpark();
+            }
             self.rest.notify_all();
         }
     }
@@ -208,13 +217,24 @@ impl Workers {
     }
 
     pub(super) fn give(&self, job: Job) {
-        self.shared.lock().jobs.push_back(job);
+        let mut state = self.shared.lock();
+        state.jobs.push_back(job);
+        let current = thread::current();
+        if state.giver.as_ref().map(Thread::id) != Some(current.id()) {
+            state.giver = Some(current);
+        }
+        drop(state);
         self.shared.work.notify_one();
     }
 
     /// Appends what has ended since the last call.
     pub(super) fn take(&self, into: &mut Vec<Finished>) {
-        into.append(&mut self.shared.lock().finished);
+        // What is set after this look is seen at the next.
+        if self.shared.any_finished.load(Ordering::Acquire) {
+            let mut state = self.shared.lock();
+            self.shared.any_finished.store(false, Ordering::Relaxed);
+            into.append(&mut state.finished);
+        }
     }
 
     /// Takes the jobs back that `which` names and none has begun yet.
