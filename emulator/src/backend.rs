@@ -175,6 +175,12 @@ pub trait Backend: Send + Debug {
         commands.is_empty()
     }
 
+    /// Whether the back end unparks the thread that called [`Backend::submit`] whenever a request has ended, so that this thread need not poll for it. The
+    /// same at every call.
+    fn wakes(&self) -> bool {
+        false
+    }
+
     /// Ends these requests as soon as possible, done or not: their client wants its memory back. Each is reported once, as ever. By default they take
     /// the time that they take.
     fn cancel(&mut self, tags: &[u32]) {

@@ -233,6 +233,12 @@ impl Emulator {
         core.unreachable() || core.interrupts.write(offset, from)
     }
 
+    /// Whether the controller waits for a back end that wakes the thread which steps it.
+    pub(crate) fn will_be_woken(&self) -> bool {
+        let core = self.visit();
+        core.backend.wakes() && !core.flights.is_empty()
+    }
+
     /// Says which thread steps the controller from now on.
     pub(crate) fn stepped_by(&self, thread: &Thread) {
         *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.clone());

@@ -33,7 +33,7 @@ const DOORBELLS: u64 = 0x1000;
 pub struct Patience {
     /// After so long they are aborted in the back end.
     pub abort: Duration,
-    /// After so long, counted from the beginning as well, the controller gets CSTS.CFS and its back end forgets them.
+    /// So long after that the controller gets CSTS.CFS, and its back end forgets them.
     pub fatal: Duration,
 }
 
@@ -42,7 +42,7 @@ impl Default for Patience {
     fn default() -> Patience {
         Patience {
             abort: Duration::from_secs(2),
-            fatal: Duration::from_secs(3),
+            fatal: Duration::from_secs(1),
         }
     }
 }
@@ -53,7 +53,8 @@ struct Wait {
     since: Instant,
     /// Commands that began before this are waited for.
     mark: u64,
-    cancelled: bool,
+    /// When they were aborted.
+    cancelled: Option<Instant>,
 }
 
 #[derive(Debug, Default)]
@@ -131,24 +132,26 @@ impl ServedController {
         if !self.emulator.any_in_flight(wait.mark) {
             return Progress::Done;
         }
-        let waited = wait.since.elapsed();
-        if waited >= self.patience.fatal {
-            self.emulator
-                .abandon("commands hold memory that the host wants back");
-            return Progress::Done;
+        match wait.cancelled {
+            None if wait.since.elapsed() >= self.patience.abort => {
+                wait.cancelled = Some(Instant::now());
+                self.emulator.cancel(wait.mark);
+                Progress::Pending
+            }
+            Some(cancelled) if cancelled.elapsed() >= self.patience.fatal => {
+                self.emulator
+                    .abandon("commands hold memory that the host wants back");
+                Progress::Done
+            }
+            _ => Progress::Pending,
         }
-        if waited >= self.patience.abort && !wait.cancelled {
-            wait.cancelled = true;
-            self.emulator.cancel(wait.mark);
-        }
-        Progress::Pending
     }
 
     fn begin_wait(&self) -> Wait {
         Wait {
             since: Instant::now(),
             mark: self.emulator.flight_mark(),
-            cancelled: false,
+            cancelled: None,
         }
     }
 

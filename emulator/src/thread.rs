@@ -12,6 +12,8 @@ use crate::emulator::Emulator;
 const SPIN: Duration = Duration::from_micros(20);
 /// How long it then yields between polls, before it sleeps.
 const YIELD: Duration = Duration::from_millis(2);
+/// How long it sleeps instead while a back end works that will wake it; doorbells wait as long.
+const NAP: Duration = Duration::from_micros(50);
 /// The first and the longest sleep; each is twice the one before.
 const SLEEP: (Duration, Duration) = (Duration::from_micros(20), Duration::from_millis(1));
 /// Empty steps between two looks at the clock.
@@ -95,6 +97,9 @@ fn poll(emulator: &Emulator, stop: &AtomicBool, options: ThreadOptions) {
         let idle = idle_since.get_or_insert_with(Instant::now).elapsed();
         if idle < SPIN {
             std::hint::spin_loop();
+        } else if idle < YIELD && emulator.will_be_woken() {
+            // The threads of the back end may need this very processor.
+            thread::park_timeout(NAP);
         } else if idle < YIELD {
             thread::yield_now();
         } else {

@@ -296,6 +296,10 @@ impl Backend for FileBackend {
         medium.ok_or(io::ErrorKind::NotFound)?.erase()
     }
 
+    fn wakes(&self) -> bool {
+        true
+    }
+
     fn cancel(&mut self, tags: &[u32]) {
         // What a worker has begun ends when the file lets it, and has its data in a buffer: it needs the host's memory no more.
         // Both may be as many as all queues have entries.

@@ -198,7 +198,7 @@ impl Client {
 
 const SOON: Patience = Patience {
     abort: Duration::from_millis(30),
-    fatal: Duration::from_millis(60),
+    fatal: Duration::from_millis(30),
 };
 
 fn wait_for(mut done: impl FnMut() -> bool) {
@@ -230,7 +230,10 @@ fn an_unmap_waits_for_what_was_in_flight_and_for_nothing_later() {
 
 #[test]
 fn an_unmap_aborts_what_takes_too_long() {
-    let client = client(SOON);
+    let client = client(Patience {
+        fatal: Duration::from_secs(60),
+        ..SOON
+    });
     client.shared.obedient.store(true, Ordering::Relaxed);
     client.map_data();
     client.start_read(0);
