@@ -4,10 +4,13 @@ use std::{ffi::OsString, process::ExitCode};
 
 use clap::{Parser as _, error::ErrorKind};
 
+use tracing_subscriber::filter::LevelFilter;
+
 use crate::{
-    args::{Cli, mentions_json},
+    args::{Cli, Command, mentions_json},
     commands,
     error::Error,
+    log,
     output::print_text,
 };
 
@@ -15,7 +18,10 @@ use crate::{
 #[must_use]
 pub fn main(arguments: Vec<OsString>) -> ExitCode {
     let (json, result) = match Cli::try_parse_from(&arguments) {
-        Ok(cli) => (cli.command.wants_json(), commands::run(cli.command)),
+        Ok(cli) => (
+            cli.command.wants_json(),
+            log::start(log_level(&cli.command)).and_then(|()| commands::run(cli.command)),
+        ),
         Err(help)
             if matches!(
                 help.kind(),
@@ -32,5 +38,13 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
             eprintln!("{}", error.render(json));
             ExitCode::from(error.exit_status())
         }
+    }
+}
+
+/// How grave something must be to be told unasked. A command reports its own failure; a server goes on after those of its clients and files.
+fn log_level(command: &Command) -> LevelFilter {
+    match command {
+        Command::Emulate(_) => LevelFilter::WARN,
+        _ => LevelFilter::OFF,
     }
 }

@@ -9,6 +9,7 @@
 //! | [`error`] | kinds of errors, their exit statuses and their JSON |
 //! | [`guard`] | what stands between a write and a drive that holds something |
 //! | [`session`] | opening the controller that an address names |
+//! | `log` | warnings of the libraries, on standard error |
 //! | [`output`], [`size`] | standard output; numbers with suffixes |
 //!
 //! Data goes to standard output, everything else to standard error. Exit statuses: 0 done, 1 the controller's answer was an
@@ -22,6 +23,7 @@ pub mod decode;
 mod entry;
 pub mod error;
 pub mod guard;
+mod log;
 pub mod output;
 pub mod session;
 pub mod size;
