@@ -33,7 +33,7 @@ pub struct EmulateArgs {
     /// Where the data is: memory, null (nowhere: reads leave the buffer as it is) or file:PATH
     #[arg(long, value_name = "KIND")]
     pub backend: Option<String>,
-    /// A TOML file that describes the controller; the options and [CONFIG] go over it
+    /// A TOML file that describes the controller; the options and CONFIG go over it
     #[arg(long = "config", value_name = "FILE")]
     pub file: Option<PathBuf>,
     /// A TOML file of faults to inject; steps and commands in it are counted from the start
