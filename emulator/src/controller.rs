@@ -1,11 +1,10 @@
-//! The controller's state, and its life: enabled, disabled, shut down, reset.
+//! The controller's state, its registers, and what is asked of it from outside.
 
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
 
-use crate::admin;
 use crate::admin::events::Events;
 use crate::admin::features::Features;
 use crate::admin::firmware::Firmware;
@@ -23,17 +22,14 @@ use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
-use crate::io::{Job, flush_all};
+use crate::io::Job;
 use crate::iommu::{DeviceMemory, Segment};
 use crate::latency::Clock;
 use crate::namespaces::Namespaces;
 use crate::prp::Extent;
 use crate::queue::{CompletionQueue, SubmissionQueue};
 use crate::random::Random;
-use crate::registers::{
-    CFS, Configuration, Effect, NORMAL_SHUTDOWN, RDY, Registers, SHST, SHST_COMPLETE,
-    SHST_OCCURRING,
-};
+use crate::registers::{CFS, Effect, Registers, SHST};
 use crate::trace::{TraceEvent, Tracer};
 use crate::watch::Watch;
 
@@ -320,7 +316,7 @@ impl Core {
     }
 
     /// Tells registers and interrupts what faults make of them.
-    fn bend_hardware(&mut self) {
+    pub(crate) fn bend_hardware(&mut self) {
         self.registers.bend_cap(self.faults.cap());
         self.interrupts.lost = self.faults.armed(ControllerFault::LostInterrupts);
     }
@@ -372,173 +368,6 @@ impl Core {
         }
     }
 
-    fn configure(&mut self, before: Configuration, now: Configuration, memory: &DeviceMemory<'_>) {
-        match (before.enabled(), now.enabled()) {
-            (false, true) if self.state == State::Disabled => self.enable(),
-            // Enabled again before CSTS.RDY fell to 0, which no host may do.
-            (false, true) => self.fatal("enabled while still stopping"),
-            (true, false) => self.disable(memory),
-            _ => {}
-        }
-        if now.shn() != 0 && before.shn() != now.shn() {
-            self.shut_down(now.shn() == NORMAL_SHUTDOWN, memory);
-        }
-    }
-
-    fn enable(&mut self) {
-        if let Err(why) = self.start() {
-            self.fatal(why);
-        }
-    }
-
-    fn start(&mut self) -> Result<(), &'static str> {
-        let cc = self.registers.cc;
-        let mps = cc.mps();
-        if cc.css() != 0 {
-            return Err("CC.CSS selects a command set that CAP.CSS does not offer");
-        }
-        if cc.ams() != 0 {
-            return Err("CC.AMS selects an arbitration that CAP.AMS does not offer");
-        }
-        if mps < u32::from(self.config.mpsmin) || mps > u32::from(self.config.mpsmax) {
-            return Err("CC.MPS is outside CAP.MPSMIN to CAP.MPSMAX");
-        }
-        // Zero leaves the entry sizes for later, but before I/O queues are created.
-        if !matches!(cc.iosqes(), 0 | 6) || !matches!(cc.iocqes(), 0 | 4) {
-            return Err("CC.IOSQES or CC.IOCQES is not 64 or 16 bytes");
-        }
-        let (asqs, acqs) = (self.registers.aqa & 0xfff, self.registers.aqa >> 16 & 0xfff);
-        if asqs == 0 || acqs == 0 {
-            return Err("AQA has an admin queue of one entry");
-        }
-        let page = self.page();
-        if !self.registers.asq.is_multiple_of(page) || !self.registers.acq.is_multiple_of(page) {
-            return Err("ASQ or ACQ is not aligned to a memory page");
-        }
-        let mut completion = CompletionQueue::new(self.registers.acq, acqs + 1);
-        completion.users = 1;
-        completion.vector = Some(0);
-        self.clear_doorbell(0, false);
-        self.clear_doorbell(0, true);
-        self.set_queue(
-            0,
-            Some(SubmissionQueue::new(self.registers.asq, asqs + 1, 0)),
-            Some(completion),
-        );
-        self.registers.csts &= !SHST;
-        if self.faults.armed(ControllerFault::NeverReady) {
-            self.state = State::Starting;
-        } else {
-            self.state = State::Ready;
-            self.registers.csts |= RDY;
-        }
-        Ok(())
-    }
-
-    fn set_queue(
-        &mut self,
-        qid: u16,
-        submission: Option<SubmissionQueue>,
-        completion: Option<CompletionQueue>,
-    ) {
-        if let Some(place) = self.submission.get_mut(usize::from(qid)) {
-            *place = submission;
-        }
-        if let Some(place) = self.completion.get_mut(usize::from(qid)) {
-            *place = completion;
-        }
-    }
-
-    fn disable(&mut self, memory: &DeviceMemory<'_>) {
-        if matches!(self.state, State::Ready | State::Stuck)
-            && self.faults.armed(ControllerFault::NeverDisabled)
-        {
-            self.state = State::Stuck;
-            return;
-        }
-        self.state = State::Stopping;
-        self.finish_stopping(memory);
-    }
-
-    /// Takes what the back end has finished, and tells the host nothing of it.
-    pub(crate) fn collect_silently(&mut self, memory: &DeviceMemory<'_>) {
-        let mut completions = std::mem::take(&mut self.scratch.completions);
-        completions.clear();
-        self.backend.poll(memory, &mut completions);
-        for completion in completions.drain(..) {
-            self.flights.finish(completion.tag);
-        }
-        self.scratch.completions = completions;
-    }
-
-    /// Waits, from call to call, for the back end to let go of the host's memory; only then CSTS.RDY falls.
-    pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
-        self.collect_silently(memory);
-        if self.flights.is_empty() {
-            self.trace.record(|| TraceEvent::Reset { function: false });
-            // A shutdown that was notified together with CC.EN = 0 still ends.
-            let shutdown = self.registers.csts & SHST == SHST_OCCURRING
-                && self.registers.cc.shn() != 0
-                && !self.faults.armed(ControllerFault::ShutdownNeverCompletes);
-            self.clear();
-            if shutdown {
-                self.registers.csts |= SHST_COMPLETE;
-            }
-        }
-    }
-
-    /// The end of a reset of any kind: nothing of the host's memory is used from here on.
-    fn clear(&mut self) {
-        self.state = State::Disabled;
-        self.registers.reset();
-        self.submission.iter_mut().for_each(|queue| *queue = None);
-        self.completion.iter_mut().for_each(|queue| *queue = None);
-        self.doorbells.clear();
-        self.active.clear();
-        self.held.clear();
-        self.bends = Bends::default();
-        self.deletions.clear();
-        self.flights.clear();
-        self.jobs.clear();
-        self.shadow = None;
-        admin::format::forget_deferred(self);
-        self.features = self.saved.clone();
-        admin::features::restart(self);
-        self.firmware.reset();
-        self.events = Events::default();
-    }
-
-    fn shut_down(&mut self, normal: bool, memory: &DeviceMemory<'_>) {
-        self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
-        if normal && self.config.vwc {
-            flush_all(self);
-        }
-        self.finish_shutdown(memory);
-    }
-
-    /// Waits, from call to call, for the commands in flight; then the shutdown is complete.
-    pub(crate) fn finish_shutdown(&mut self, memory: &DeviceMemory<'_>) {
-        self.collect(memory);
-        if self.flights.is_empty() && !self.faults.armed(ControllerFault::ShutdownNeverCompletes) {
-            self.registers.csts = self.registers.csts & !SHST | SHST_COMPLETE;
-        }
-    }
-
-    /// A function-level reset: at once, whatever is under way.
-    pub(crate) fn function_reset(&mut self) {
-        if self.gone() {
-            return;
-        }
-        self.trace.record(|| TraceEvent::Reset { function: true });
-        self.backend.reset();
-        self.faults.function_reset();
-        self.bend_hardware();
-        self.registers.function_reset();
-        self.config_space.reset();
-        self.interrupts.reset();
-        self.clear();
-    }
-
     pub(crate) fn write_config_space(&mut self, offset: u64, from: &[u8]) {
         if self.unreachable() {
             return;
@@ -551,23 +380,6 @@ impl Core {
             Asked::Nothing => {}
             Asked::FunctionReset => self.function_reset(),
         }
-    }
-
-    /// Has the back end give up the commands with a number below `mark`.
-    pub(crate) fn cancel(&mut self, mark: u64) {
-        let tags: Vec<u32> = self.flights.before(mark).collect();
-        tracing::warn!(
-            commands = tags.len(),
-            "commands hold memory that the host wants back, and are aborted"
-        );
-        self.backend.cancel(&tags);
-    }
-
-    /// The last way to get memory back: the back end forgets all commands, and the controller fails.
-    pub(crate) fn abandon(&mut self, why: &str) {
-        self.backend.reset();
-        self.flights.clear();
-        self.fatal(why);
     }
 
     /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones unless it is disabled: what was written to these since

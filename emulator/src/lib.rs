@@ -55,6 +55,7 @@ mod interrupts;
 mod io;
 mod iommu;
 mod latency;
+mod life;
 mod lines;
 mod memory;
 mod namespaces;
@@ -63,6 +64,7 @@ mod queue;
 mod quick;
 mod random;
 mod registers;
+mod rung;
 mod script;
 #[cfg(test)]
 mod seeded;
