@@ -6,6 +6,18 @@ use crate::admin::events::Event;
 use crate::controller::Core;
 
 impl Core {
+    /// The value of a doorbell: its shadow's where the host uses that, else the register's.
+    #[inline]
+    fn rung(&self, qid: u16, completion: bool) -> Option<u32> {
+        if let Some(shadow) = &self.shadow
+            && let Some(value) = shadow.value(qid, completion)
+        {
+            return Some(value);
+        }
+        let doorbell = self.doorbell(qid, completion)?;
+        Some(doorbell.load(Ordering::Acquire))
+    }
+
     /// The entries that can be promised, `wanted` at most. The head doorbell is looked at only where those known to be free are fewer, since the
     /// host writes it all the time, or where a step is to see each doorbell that was written before it.
     #[inline]
@@ -20,10 +32,7 @@ impl Core {
 
     /// Takes over the completion queue's head doorbell; the entries that can be promised.
     pub(crate) fn room(&mut self, cqid: u16) -> u32 {
-        let Some(value) = self
-            .doorbell(cqid, true)
-            .map(|doorbell| doorbell.load(Ordering::Acquire))
-        else {
+        let Some(value) = self.rung(cqid, true) else {
             return 0;
         };
         let Some(queue) = self.completion(cqid) else {
@@ -44,10 +53,7 @@ impl Core {
     /// Takes over the submission queue's tail doorbell; the entries that wait.
     #[inline]
     pub(crate) fn waiting(&mut self, sqid: u16) -> u32 {
-        let Some(value) = self
-            .doorbell(sqid, false)
-            .map(|doorbell| doorbell.load(Ordering::Acquire))
-        else {
+        let Some(value) = self.rung(sqid, false) else {
             return 0;
         };
         let Some(queue) = self.submission(sqid) else {
@@ -73,6 +79,9 @@ impl Core {
         if let Some(doorbell) = self.doorbell(qid, completion) {
             // A good value that came in the meantime is left alone; if it fails there is nothing to put back.
             let _ = doorbell.compare_exchange(value, last, Ordering::Relaxed, Ordering::Relaxed);
+        }
+        if let Some(shadow) = &mut self.shadow {
+            shadow.put_back(qid, completion, last);
         }
         self.tell_invalid_doorbell(qid, completion, value);
         self.events.raise(Event::INVALID_DOORBELL_VALUE);

@@ -1,7 +1,8 @@
 //! Doorbell Buffer Config: doorbells of I/O queues in the host's memory.
 //!
 //! The host writes a doorbell to its shadow first, and to the register only when it passes the value that the controller left in
-//! EventIdx. Each step copies the shadows that changed into the registers, so that nothing else has to know of them.
+//! EventIdx. Each step copies the shadows that changed into the registers. From a queue's first change on its shadow alone says
+//! where it is: a register write can be late (a virtual machine monitor posts it as a message), and would take the queue back.
 
 use std::sync::atomic::{Ordering, fence};
 
@@ -20,11 +21,38 @@ pub(crate) struct Shadow {
     event_indexes: u64,
     /// The command that said so; faults name it.
     command: FaultingCommand,
-    /// The value that was last seen of each, by twice the queue's identifier, and one more for a head.
-    seen: Vec<u32>,
+    /// What was last seen of each, by twice the queue's identifier, and one more for a head.
+    seen: Vec<Seen>,
+}
+
+/// What is known of one shadow.
+#[derive(Clone, Copy, Debug, Default)]
+struct Seen {
+    /// What the host wrote last.
+    raw: u32,
+    /// What counts: the same, unless it cannot be.
+    value: u32,
+    /// It has changed since the queue began: the host uses it.
+    used: bool,
 }
 
 impl Shadow {
+    /// The value of a doorbell whose shadow the host uses.
+    pub(crate) fn value(&self, qid: u16, completion: bool) -> Option<u32> {
+        let seen = self
+            .seen
+            .get(2 * usize::from(qid) + usize::from(completion))?;
+        seen.used.then_some(seen.value)
+    }
+
+    /// Takes a value back that cannot be; what the host writes next is looked at again.
+    pub(crate) fn put_back(&mut self, qid: u16, completion: bool, last: u32) {
+        let index = 2 * usize::from(qid) + usize::from(completion);
+        if let Some(seen) = self.seen.get_mut(index) {
+            seen.value = last;
+        }
+    }
+
     fn offset(&self, core: &Core, index: usize) -> u64 {
         (index as u64 * 4) << core.config.dstrd
     }
@@ -69,7 +97,7 @@ pub(super) fn configure(
             cid: entry.cid(),
             opcode: entry.opcode(),
         },
-        seen: vec![0; fitting.min(2 * (usize::from(core.config.queues) + 1))],
+        seen: vec![Seen::default(); fitting.min(2 * (usize::from(core.config.queues) + 1))],
     };
     for index in 2..shadow.seen.len() {
         let (qid, completion) = (index as u16 / 2, index & 1 != 0);
@@ -81,7 +109,11 @@ pub(super) fn configure(
             .and_then(|()| shadow.write(event_indexes.wrapping_add(offset), value, memory))
             .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
         if let Some(seen) = shadow.seen.get_mut(index) {
-            *seen = value;
+            *seen = Seen {
+                raw: value,
+                value,
+                used: false,
+            };
         }
     }
     core.shadow = Some(Box::new(shadow));
@@ -98,7 +130,7 @@ impl Core {
         let index = 2 * usize::from(qid) + usize::from(completion);
         let offset = shadow.offset(self, index);
         if let Some(seen) = shadow.seen.get_mut(index) {
-            *seen = 0;
+            *seen = Seen::default();
             let written = shadow
                 .write(shadow.doorbells.wrapping_add(offset), 0, memory)
                 .and_then(|()| shadow.write(shadow.event_indexes.wrapping_add(offset), 0, memory));
@@ -140,9 +172,9 @@ impl Core {
             let offset = shadow.offset(self, index);
             let at = shadow.doorbells.wrapping_add(offset);
             let mut value = shadow.poll(at, memory)?;
-            let known = shadow.seen.get(index).copied().unwrap_or(0);
+            let known = shadow.seen.get(index).copied().unwrap_or_default();
             // Until the host knows of the shadows it writes the registers alone: an unchanged shadow says nothing.
-            if value == known {
+            if value == known.raw {
                 continue;
             }
             shadow.write(shadow.event_indexes.wrapping_add(offset), value, memory)?;
@@ -151,7 +183,11 @@ impl Core {
             value = shadow.read(at, memory)?;
             fence(Ordering::Acquire);
             if let Some(seen) = shadow.seen.get_mut(index) {
-                *seen = value;
+                *seen = Seen {
+                    raw: value,
+                    value,
+                    used: true,
+                };
             }
             if let Some(doorbell) = self.doorbell(qid, completion) {
                 doorbell.store(value, Ordering::Release);

@@ -257,3 +257,28 @@ fn shadows_that_go_away_are_fatal() {
     host.enable();
     assert_eq!(host.read(CSTS), RDY);
 }
+
+#[test]
+fn a_late_register_write_takes_no_queue_back() {
+    let mut host = Host::with_queue("", 4);
+    let pages = Pages::new(&mut host);
+    for cid in 0..40 {
+        put(&mut host, cid);
+        let tail = host.rings[&1].tail;
+        pages.set(2, tail);
+        if cid % 2 == 0 {
+            host.emulator.step();
+        }
+        // The write that EventIdx asked for one command ago comes only now, as a message that was posted does.
+        host.ring_doorbell(1, false, (tail + 3) % 4);
+        host.emulator.step();
+        assert_eq!(look(&mut host), Some(cid as u16), "at {tail}");
+        let head = host.rings[&1].head;
+        pages.set(3, head);
+        host.emulator.step();
+        host.ring_doorbell(1, true, (head + 3) % 4);
+        host.emulator.step();
+    }
+    assert_eq!(look(&mut host), None, "nothing ran twice");
+    assert_eq!(host.emulator.statistics().invalid_doorbells, 0);
+}
