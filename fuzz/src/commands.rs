@@ -278,6 +278,10 @@ impl Run<'_> {
             self.cid = self.cid.wrapping_add(1);
         }
         dwords[0] = dwords[0] & 0xffff | u32::from(self.cid) << 16;
+        // It acts before its completion is taken, and I/O completions may be taken first.
+        if queue == 0 && dwords[0] & 0xff == admin::DOORBELL_BUFFER {
+            self.lose_io_queue();
+        }
         if self.host.submit(queue, dwords, ring) {
             let submitted = Submitted { dwords };
             self.outstanding.insert((queue, self.cid), submitted);
@@ -321,7 +325,6 @@ impl Run<'_> {
                     self.lose_io_queue();
                 }
             }
-            admin::DOORBELL_BUFFER => self.lose_io_queue(),
             admin::FORMAT | admin::NAMESPACE_MANAGEMENT => self.namespaces = false,
             _ => {}
         }

@@ -4,6 +4,7 @@ mod path;
 mod refusal;
 mod stop;
 
+use std::collections::VecDeque;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
@@ -83,8 +84,11 @@ pub struct Server {
 impl Server {
     /// How long nobody is accepted after the system had no descriptor for one.
     const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
-    /// Clients that are being told that somebody else is there.
+    /// Clients that are being told that somebody else is there, and those that wait for it, at most so many each.
     const REFUSALS: usize = 16;
+    /// How long a client waits for the one that is there before it is refused. A process that was killed can leave its connection open for a moment longer than it lives
+    /// (the kernel ends its io_uring requests later), and whoever starts it anew is not to be told that somebody is there.
+    const GRACE: Duration = Duration::from_secs(1);
 
     /// Listens on a socket. One that a server left behind is replaced; one that a server listens on is not.
     ///
@@ -105,7 +109,7 @@ impl Server {
         self.path.path()
     }
 
-    /// Serves one client after the other, until `stop` is set. A client that comes while another is there is told `EBUSY`; one that comes while the device still lets go of its
+    /// Serves one client after the other, until `stop` is set. A client that comes while another is there is told `EBUSY` unless that one goes within a second; one that comes while the device still lets go of its
     /// predecessor's memory waits for that.
     ///
     /// Returns when the device has let go of the last client's memory.
@@ -116,6 +120,7 @@ impl Server {
         let mut serving = Serving {
             server: self,
             session: None,
+            newcomers: VecDeque::new(),
             refusals: Vec::new(),
             accept_again: None,
             failed: None,
@@ -124,6 +129,7 @@ impl Server {
         loop {
             let leaving = stop.is_set() || serving.failed.is_some();
             if leaving {
+                serving.newcomers.clear();
                 serving.refusals.clear();
                 match &mut serving.session {
                     None => return serving.failed.map_or(Ok(()), Err),
@@ -132,6 +138,7 @@ impl Server {
             }
             serving.poll_session(device);
             if !leaving {
+                serving.attend_newcomers(device);
                 if incoming {
                     serving.accept(device);
                 }
@@ -152,6 +159,8 @@ impl AsFd for Server {
 struct Serving<'a> {
     server: &'a Server,
     session: Option<Session>,
+    /// Who came while somebody was there, and until when they wait; the first to come first.
+    newcomers: VecDeque<(Socket, Instant)>,
     refusals: Vec<Refusal>,
     /// When to accept again, after descriptors had run out.
     accept_again: Option<Instant>,
@@ -230,14 +239,51 @@ impl Serving<'_> {
                 return;
             }
         };
-        if self.session.is_some() {
-            if self.refusals.len() >= Server::REFUSALS {
-                // The oldest has had the most time.
-                self.refusals.remove(0);
-            }
-            self.refusals.push(Refusal::new(socket));
-            return;
+        if self.session.is_none() {
+            return self.begin(socket, device);
         }
+        if self.newcomers.len() >= Server::REFUSALS
+            && let Some((oldest, _)) = self.newcomers.pop_front()
+        {
+            self.refuse(oldest);
+        }
+        let until = Instant::now() + Server::GRACE;
+        self.newcomers.push_back((socket, until));
+    }
+
+    fn refuse(&mut self, socket: Socket) {
+        if self.refusals.len() >= Server::REFUSALS {
+            // The oldest has had the most time.
+            self.refusals.remove(0);
+        }
+        self.refusals.push(Refusal::new(socket));
+    }
+
+    /// Lets in who came first, if nobody is there any more, and refuses those whose time is over.
+    fn attend_newcomers(&mut self, device: &dyn Device) {
+        while self.session.is_none()
+            && let Some((socket, _)) = self.newcomers.pop_front()
+        {
+            self.begin(socket, device);
+        }
+        let now = Instant::now();
+        while self.is_taken()
+            && let Some((_, until)) = self.newcomers.front()
+            && *until <= now
+            && let Some((socket, _)) = self.newcomers.pop_front()
+        {
+            self.refuse(socket);
+        }
+    }
+
+    /// Whether a client is there, and not just being let go.
+    fn is_taken(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|session| session.state() == SessionState::Open)
+    }
+
+    fn begin(&mut self, socket: Socket, device: &dyn Device) {
         match Session::new(socket, self.server.options.session.clone()) {
             Ok(session) => {
                 let peer = session.peer();
@@ -257,6 +303,9 @@ impl Serving<'_> {
 
     /// Sleeps until something can be done. True when connections should be looked at.
     fn wait(&self, stop: &Stop, leaving: bool) -> bool {
+        if self.session.is_none() && !self.newcomers.is_empty() {
+            return false;
+        }
         let mut waiting = Vec::with_capacity(3 + self.refusals.len());
         let mut until = None;
         if let Some(session) = &self.session {
@@ -272,7 +321,9 @@ impl Serving<'_> {
             waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
             let refusals = self.refusals.iter();
             waiting.extend(refusals.map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)));
-            let deadlines = self.refusals.iter().map(Refusal::deadline);
+            let newcomers = self.newcomers.iter().map(|(_, until)| *until);
+            let newcomers = newcomers.filter(|_| self.is_taken());
+            let deadlines = self.refusals.iter().map(Refusal::deadline).chain(newcomers);
             let again = self.accept_again.filter(|again| *again > Instant::now());
             until = deadlines.chain(until).chain(again).min();
         }

@@ -6,6 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::thread;
 use std::time::{Duration, Instant};
 
 use common::*;
@@ -76,7 +77,7 @@ fn serves_one_client_after_the_other() {
 fn a_second_client_is_told_that_it_is_one() {
     serve(ServerOptions::default(), |path, device, _| {
         let mut first = open(path);
-        for _ in 0..40 {
+        for _ in 0..3 {
             let mut second = Client::connect(path);
             assert_eq!(
                 second.ask(&VERSION, &[]).expect_err("refused"),
@@ -100,6 +101,21 @@ fn a_second_client_is_told_that_it_is_one() {
         assert_eq!(device.state().disconnects, 0);
         drop(first);
         open(path);
+    });
+}
+
+#[test]
+fn a_client_that_comes_a_moment_too_early_is_let_in() {
+    serve(ServerOptions::default(), |path, device, _| {
+        let first = open(path);
+        thread::scope(|scope| {
+            let second = scope.spawn(|| Client::connect(path).ask(&VERSION, &[]).map(drop));
+            thread::sleep(Duration::from_millis(200));
+            assert!(!second.is_finished(), "it waits");
+            drop(first);
+            second.join().expect("no panic").expect("let in");
+        });
+        soon("both ends", || device.state().disconnects == 2);
     });
 }
 

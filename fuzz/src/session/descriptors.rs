@@ -8,6 +8,7 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::pipe;
+use nvme_vfio_user::Eventfd;
 
 /// Memory of so many pages, sealed against changes of its size or not.
 pub(super) fn memfd(pages: u64, sealed: bool) -> OwnedFd {
@@ -42,6 +43,9 @@ pub(super) fn of_kind(kind: u8) -> BorrowedFd<'static> {
         let blocking = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).expect("an eventfd");
         let full = EventFd::from_value_and_flags(0, EfdFlags::EFD_CLOEXEC).expect("an eventfd");
         full.write(u64::MAX - 1).expect("room for it");
+        // What signals eventfds is opened with the first of them, and stays.
+        let one = blocking.as_fd().try_clone_to_owned().expect("a duplicate");
+        Eventfd::new(one).expect("it is an eventfd");
         vec![
             memfd(pages(0), false),
             memfd(pages(1), true),
