@@ -65,11 +65,11 @@ impl Fuzzer {
             .unwrap_or_default()
     }
 
-    /// Fuzzes for `time`.
+    /// Fuzzes for `time`, from a seed of the engine's choice, or from one that makes the run repeat itself as far as the machine is as fast.
     ///
     /// # Errors
     /// When the fuzzer cannot be built or run.
-    pub fn run(self, time: Duration) -> Result<Verdict> {
+    pub fn run(self, time: Duration, seed: Option<u32>) -> Result<Verdict> {
         let program = self.build()?;
         let (corpus, seeds, failures) = (
             self.directory("corpus")?,
@@ -82,6 +82,7 @@ impl Fuzzer {
             .arg(format!("-max_total_time={}", time.as_secs().max(1)))
             .arg(format!("-max_len={LENGTH_MAX}"))
             .args(["-print_final_stats=1", "-reload=0"])
+            .args(seed.map(|seed| format!("-seed={seed}")))
             .arg(format!("-artifact_prefix={}/", failures.display()))
             .args([corpus, seeds]);
         let status = run_limited(&mut command, time + OVERTIME)?;
