@@ -379,7 +379,7 @@ impl Running {
         }
     }
 
-    /// QEMU's own words and the end of the console.
+    /// QEMU's own words, why the kernel panicked if it did, and the end of the console.
     fn describe(&mut self) -> String {
         let status = self
             .qemu
@@ -390,7 +390,14 @@ impl Running {
         let qemu = fs::read_to_string(self.directory.path().join("qemu")).unwrap_or_default();
         let console = self.console();
         let lines: Vec<&str> = console.lines().collect();
-        let tail = lines[lines.len().saturating_sub(40)..].join("\n");
+        let (before, tail) = lines.split_at(lines.len().saturating_sub(40));
+        // A call trace can be longer than what is shown of the console.
+        let panic = before
+            .iter()
+            .rev()
+            .find(|line| line.contains("Kernel panic"));
+        let tail: Vec<&str> = panic.into_iter().chain(tail).copied().collect();
+        let tail = tail.join("\n");
         format!("QEMU: {status}\n{}\n{tail}", qemu.trim())
             .trim()
             .to_owned()
