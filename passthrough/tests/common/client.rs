@@ -1,0 +1,334 @@
+//! A client that writes its rings, entries and doorbells itself, right or wrong.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use nvme_vfio_dma::Access;
+use nvme_vfio_emulator::Emulator;
+
+use super::memory::{GuestMemory, PAGE};
+use super::{Dwords, command, with, with_prps};
+
+const CC: u32 = 0x14;
+const CSTS: u32 = 0x1c;
+const AQA: u32 = 0x24;
+const ASQ: u32 = 0x28;
+const ACQ: u32 = 0x30;
+const CC_ENABLE: u32 = 4 << 20 | 6 << 16 | 1;
+const RDY: u32 = 1;
+const CFS: u32 = 2;
+
+/// Entries of the admin queues.
+const ADMIN: u32 = 64;
+/// Entries of the I/O queue.
+pub(crate) const DEPTH: u32 = 256;
+
+/// Steps with nothing done after which a command is taken for one that never ends.
+const PATIENCE: u32 = 400;
+
+/// A completion, as far as a client can know it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Completion {
+    pub(crate) qid: u16,
+    pub(crate) cid: u16,
+    /// Status code type and status code, as 0xTCC.
+    pub(crate) status: u16,
+    pub(crate) dnr: bool,
+    pub(crate) result: u64,
+}
+
+#[derive(Debug)]
+struct Ring {
+    submission: u64,
+    completion: u64,
+    size: u32,
+    tail: u32,
+    head: u32,
+    phase: bool,
+    in_flight: BTreeSet<u16>,
+}
+
+/// Pages of a client's memory, by what they are for. Offsets are in pages.
+pub(crate) mod pages {
+    pub(crate) const ADMIN_SUBMISSION: usize = 0;
+    pub(crate) const ADMIN_COMPLETION: usize = 1;
+    pub(crate) const SUBMISSION: usize = 2;
+    pub(crate) const COMPLETION: usize = 6;
+    /// Never named by any command.
+    pub(crate) const GUARD: usize = 7;
+    /// PRP lists and range lists.
+    pub(crate) const LISTS: usize = 8;
+    pub(crate) const LISTS_END: usize = 16;
+    /// Data, in two mappings whose guest addresses adjoin.
+    pub(crate) const DATA: usize = 16;
+    pub(crate) const SEAM: usize = 32;
+    pub(crate) const DATA_END: usize = 48;
+    /// Never named either.
+    pub(crate) const GUARD_TWO: usize = 48;
+    /// A mapping that the device may only read.
+    pub(crate) const ROM: usize = 49;
+    pub(crate) const END: usize = 50;
+}
+
+const GUARD: u64 = 0x6a2d_6a2d_6a2d_6a2d;
+const ROM: u64 = 0x40f4_40f4_40f4_40f4;
+
+/// A client on a controller.
+#[derive(Debug)]
+pub(crate) struct Client {
+    pub(crate) emulator: Arc<Emulator>,
+    pub(crate) memory: GuestMemory,
+    rings: BTreeMap<u16, Ring>,
+    next_cid: u16,
+}
+
+impl Client {
+    /// A client with its memory from guest address `base` on, not lent yet: the caller maps all of `memory.runs`.
+    pub(crate) fn new(emulator: Arc<Emulator>, base: u64) -> Client {
+        let mut memory = GuestMemory::new(base, pages::END);
+        memory.run(0, pages::SEAM, Access::READ_WRITE);
+        memory.run(pages::SEAM, pages::ROM - pages::SEAM, Access::READ_WRITE);
+        memory.run(pages::ROM, pages::END - pages::ROM, Access::DEVICE_READ);
+        let client = Client {
+            emulator,
+            memory,
+            rings: BTreeMap::new(),
+            next_cid: 0,
+        };
+        for page in [pages::GUARD, pages::GUARD_TWO] {
+            client.memory.fill(client.page(page), PAGE, GUARD);
+        }
+        client.memory.fill(client.page(pages::ROM), PAGE, ROM);
+        client
+    }
+
+    /// The guest address of a page.
+    pub(crate) fn page(&self, page: usize) -> u64 {
+        self.memory.base + (page * PAGE) as u64
+    }
+
+    /// Resets the controller, enables it and makes I/O queue 1. `step` moves everything a little.
+    pub(crate) fn start(&mut self, step: &mut dyn FnMut()) {
+        self.emulator.config_write(4, &[0x06, 0x00]);
+        self.disable(step);
+        let (submission, completion) = (
+            self.page(pages::ADMIN_SUBMISSION),
+            self.page(pages::ADMIN_COMPLETION),
+        );
+        self.ring_at(0, submission, completion, ADMIN);
+        self.emulator
+            .register_write(AQA, 4, u64::from(ADMIN - 1) << 16 | u64::from(ADMIN - 1));
+        self.emulator.register_write(ASQ, 8, submission);
+        self.emulator.register_write(ACQ, 8, completion);
+        self.emulator.register_write(CC, 4, CC_ENABLE.into());
+        self.wait_ready(RDY, step);
+        self.create_queue(1, DEPTH, step);
+    }
+
+    /// Disables the controller and waits until it is.
+    pub(crate) fn disable(&mut self, step: &mut dyn FnMut()) {
+        self.emulator.register_write(CC, 4, 0);
+        self.wait_ready(0, step);
+        self.rings.clear();
+    }
+
+    fn wait_ready(&self, wanted: u32, step: &mut dyn FnMut()) {
+        for _ in 0..1_000_000 {
+            if self.status() & RDY == wanted {
+                return;
+            }
+            step();
+        }
+        panic!("CSTS is {:#x}, RDY {wanted} was waited for", self.status());
+    }
+
+    pub(crate) fn status(&self) -> u32 {
+        self.emulator.register_read(CSTS, 4) as u32
+    }
+
+    /// Whether the controller says that it has failed.
+    pub(crate) fn failed(&self) -> bool {
+        self.status() & CFS != 0
+    }
+
+    fn ring_at(&mut self, qid: u16, submission: u64, completion: u64, size: u32) {
+        self.memory
+            .fill(completion, (size as usize * 16).next_multiple_of(8), 0);
+        self.rings.insert(
+            qid,
+            Ring {
+                submission,
+                completion,
+                size,
+                tail: 0,
+                head: 0,
+                phase: true,
+                in_flight: BTreeSet::new(),
+            },
+        );
+    }
+
+    /// Makes the I/O queue pair that has its place in the memory.
+    pub(crate) fn create_queue(&mut self, qid: u16, size: u32, step: &mut dyn FnMut()) {
+        assert!(size <= DEPTH);
+        let (submission, completion) = (self.page(pages::SUBMISSION), self.page(pages::COMPLETION));
+        let size_and_id = (size - 1) << 16 | u32::from(qid);
+        let create = with(with(command(0x05, 0), 10, size_and_id), 11, 1);
+        self.ring_at(qid, submission, completion, size);
+        let made = self.run(0, with_prps(create, completion, 0), step);
+        assert_eq!(made.status, 0, "Create I/O Completion Queue");
+        let create = with(
+            with(command(0x01, 0), 10, size_and_id),
+            11,
+            u32::from(qid) << 16 | 1,
+        );
+        let made = self.run(0, with_prps(create, submission, 0), step);
+        assert_eq!(made.status, 0, "Create I/O Submission Queue");
+    }
+
+    fn doorbell(&self, qid: u16, completion: bool, value: u32) {
+        let index =
+            (2 * usize::from(qid) + usize::from(completion)) << self.emulator.config().dstrd;
+        self.emulator.doorbells()[index].store(value, Ordering::Release);
+    }
+
+    /// Room in a submission queue.
+    pub(crate) fn room(&self, qid: u16) -> usize {
+        let ring = &self.rings[&qid];
+        ring.size as usize - 1 - ring.in_flight.len()
+    }
+
+    /// Commands in flight.
+    pub(crate) fn in_flight(&self, qid: u16) -> usize {
+        self.rings.get(&qid).map_or(0, |ring| ring.in_flight.len())
+    }
+
+    /// Where the entry that is pushed next will lie.
+    pub(crate) fn next_entry(&self, qid: u16) -> u64 {
+        let ring = &self.rings[&qid];
+        ring.submission + u64::from(ring.tail) * 64
+    }
+
+    /// Writes an entry with an identifier that is not in flight; the identifier. No doorbell is rung.
+    pub(crate) fn push(&mut self, qid: u16, entry: Dwords) -> u16 {
+        loop {
+            self.next_cid = self.next_cid.wrapping_add(1);
+            // FFFFh is the value that controllers may use for errors that name no command.
+            if self.next_cid != u16::MAX && !self.rings[&qid].in_flight.contains(&self.next_cid) {
+                break;
+            }
+        }
+        self.push_as(qid, entry, self.next_cid);
+        self.next_cid
+    }
+
+    /// Writes an entry with this identifier.
+    pub(crate) fn push_as(&mut self, qid: u16, mut entry: Dwords, cid: u16) {
+        entry[0] = entry[0] & 0xffff | u32::from(cid) << 16;
+        let ring = self.rings.get_mut(&qid).expect("a queue");
+        let at = ring.submission + u64::from(ring.tail) * 64;
+        for (index, pair) in entry.chunks(2).enumerate() {
+            let word = u64::from(pair[1]) << 32 | u64::from(pair[0]);
+            self.memory.store(at + index as u64 * 8, word);
+        }
+        ring.tail = (ring.tail + 1) % ring.size;
+        assert!(ring.in_flight.insert(cid), "the identifier is in flight");
+    }
+
+    /// Rings the tail doorbell.
+    pub(crate) fn ring(&self, qid: u16) {
+        self.doorbell(qid, false, self.rings[&qid].tail);
+    }
+
+    /// Takes a completion. One for a command that is not in flight is a failure of the test.
+    pub(crate) fn take(&mut self, qid: u16) -> Option<Completion> {
+        let completion = self.peek(qid)?;
+        self.head(qid);
+        Some(completion)
+    }
+
+    /// Takes a completion without telling the controller.
+    pub(crate) fn peek(&mut self, qid: u16) -> Option<Completion> {
+        let ring = self.rings.get_mut(&qid)?;
+        let at = ring.completion + u64::from(ring.head) * 16;
+        let last = self.memory.at(at + 8).load(Ordering::Acquire);
+        if (last >> 48 & 1 != 0) != ring.phase {
+            return None;
+        }
+        let result = self.memory.load(at);
+        ring.head = (ring.head + 1) % ring.size;
+        if ring.head == 0 {
+            ring.phase = !ring.phase;
+        }
+        let (sqid, cid, status) = (
+            (last >> 16) as u16,
+            (last >> 32) as u16,
+            (last >> 49) as u16,
+        );
+        assert_eq!(sqid, qid, "a completion of another queue: {last:#x}");
+        assert!(
+            ring.in_flight.remove(&cid),
+            "queue {qid}: a completion for {cid:#x}, which is not in flight: {last:#x}"
+        );
+        Some(Completion {
+            qid,
+            cid,
+            status: status & 0x7ff,
+            dnr: status & 1 << 14 != 0,
+            result,
+        })
+    }
+
+    /// Tells the controller of the completions that were taken.
+    pub(crate) fn head(&self, qid: u16) {
+        self.doorbell(qid, true, self.rings[&qid].head);
+    }
+
+    /// Steps until all commands of a queue have ended, or nothing happens any more.
+    pub(crate) fn drain(&mut self, qid: u16, step: &mut dyn FnMut()) -> Vec<Completion> {
+        let mut done = Vec::new();
+        let mut idle = 0;
+        while self.in_flight(qid) > 0 && idle < PATIENCE {
+            step();
+            idle += 1;
+            while let Some(completion) = self.take(qid) {
+                done.push(completion);
+                idle = 0;
+            }
+        }
+        done
+    }
+
+    /// Forgets commands that will not end (a queue that is gone, an event that does not come).
+    pub(crate) fn forget(&mut self, qid: u16) -> usize {
+        self.rings
+            .get_mut(&qid)
+            .map_or(0, |ring| std::mem::take(&mut ring.in_flight).len())
+    }
+
+    /// Runs one command alone. Others may be in flight on the queue if they do not end.
+    pub(crate) fn run(&mut self, qid: u16, entry: Dwords, step: &mut dyn FnMut()) -> Completion {
+        let cid = self.push(qid, entry);
+        self.ring(qid);
+        for _ in 0..1_000_000 {
+            step();
+            if let Some(completion) = self.take(qid) {
+                assert_eq!(completion.cid, cid);
+                return completion;
+            }
+        }
+        panic!("{entry:x?} does not end");
+    }
+
+    /// Whether everything of its memory that no command names is as it was.
+    pub(crate) fn guards_live(&self) -> bool {
+        let all = |page: usize, value: u64| {
+            (0..PAGE as u64 / 8).all(|word| self.memory.load(self.page(page) + word * 8) == value)
+        };
+        all(pages::GUARD, GUARD)
+            && all(pages::GUARD_TWO, GUARD)
+            && all(pages::ROM, ROM)
+            && self.memory.canaries_live()
+    }
+}
