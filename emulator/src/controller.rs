@@ -20,6 +20,7 @@ use crate::config_space::{Asked, ConfigSpace};
 use crate::doorbells::Doorbells;
 use crate::fault::{ControllerFault, Fault, Faults};
 use crate::flight::{Flights, Held};
+use crate::handler::{CommandHandler, HandlerCompletion};
 use crate::interpose::Bends;
 use crate::interrupts::{self, Interrupts};
 use crate::io::Job;
@@ -76,6 +77,7 @@ pub(crate) struct Scratch {
     pub(crate) segments: Vec<Segment>,
     pub(crate) extents: Vec<Extent>,
     pub(crate) completions: Vec<BackendCompletion>,
+    pub(crate) handled: Vec<HandlerCompletion>,
     pub(crate) quick: Option<Box<[Immediate; BATCH]>>,
 }
 
@@ -111,6 +113,14 @@ pub(crate) struct Core {
     pub(crate) backend: Box<dyn Backend>,
     /// What [`Backend::is_immediate`] says.
     pub(crate) immediate: bool,
+    /// Who carries out commands instead of the back end.
+    pub(crate) handler: Option<Box<dyn CommandHandler>>,
+    /// The handler got commands, and was not told yet that there are no more for now.
+    pub(crate) handed: bool,
+    /// How many more entries may be fetched in this turn, where there is a handler.
+    pub(crate) budget: u32,
+    /// A function-level reset waits for the handler to end its commands.
+    pub(crate) resetting: bool,
     /// Whether this step looks at every doorbell of a queue that it serves.
     pub(crate) thorough: bool,
     /// Where the thread's last accesses to memory were.
@@ -217,6 +227,10 @@ impl Core {
             events: Events::default(),
             logs: Logs::default(),
             immediate: backend.is_immediate(),
+            handler: None,
+            handed: false,
+            budget: u32::MAX,
+            resetting: false,
             thorough: false,
             hints: [0; 4],
             rests: 0,
@@ -242,6 +256,17 @@ impl Core {
             statistics: Statistics::default(),
             config,
         })
+    }
+
+    /// A controller whose commands go to a handler.
+    pub(crate) fn with_handler(
+        config: Config,
+        handler: Box<dyn CommandHandler>,
+    ) -> Result<Core, ConfigError> {
+        let mut core = Core::with_backend(config, Box::new(NullBackend::default()))?;
+        core.immediate = false;
+        core.handler = Some(handler);
+        Ok(core)
     }
 
     /// Bytes of a memory page as CC.MPS sets it.
@@ -378,7 +403,9 @@ impl Core {
         });
         match self.config_space.write(offset, from) {
             Asked::Nothing => {}
-            Asked::FunctionReset => self.function_reset(),
+            Asked::FunctionReset => {
+                self.function_reset();
+            }
         }
     }
 

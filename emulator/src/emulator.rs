@@ -13,6 +13,7 @@ use crate::config::{Config, ConfigError};
 use crate::controller::{self, Core, Statistics};
 use crate::doorbells::Doorbells;
 use crate::fault::{Fault, When};
+use crate::handler::CommandHandler;
 use crate::interrupts::{self, InterruptSink};
 use crate::iommu::{DeviceMemory, SoftwareIommu};
 use crate::script::FaultScript;
@@ -102,6 +103,19 @@ impl Emulator {
         Ok(Emulator::assemble(config, core, iommu))
     }
 
+    /// Builds a controller whose commands go to a handler, behind a domain of the caller's; `config.backend`, `config.iova_bits` and `config.mappings` say nothing then.
+    ///
+    /// # Errors
+    /// What [`Config::check`] finds, or [`ConfigError::Memory`].
+    pub fn with_handler(
+        config: Config,
+        handler: Box<dyn CommandHandler>,
+        iommu: Arc<SoftwareIommu>,
+    ) -> Result<Arc<Emulator>, ConfigError> {
+        let core = Core::with_handler(config.clone(), handler)?;
+        Ok(Emulator::assemble(config, core, iommu))
+    }
+
     fn assemble(config: Config, core: Core, iommu: Arc<SoftwareIommu>) -> Arc<Emulator> {
         Arc::new(Emulator {
             config,
@@ -183,22 +197,22 @@ impl Emulator {
         core.interrupts.deliver();
     }
 
-    /// The number that the next command gets which the back end takes.
+    /// The number that the next command gets which the back end or the handler takes.
     pub(crate) fn flight_mark(&self) -> u64 {
         self.visit().flights.mark()
     }
 
-    /// Whether the back end still has a command with a number below `mark`.
+    /// Whether the back end or the handler still has a command with a number below `mark`.
     pub(crate) fn any_in_flight(&self, mark: u64) -> bool {
-        self.visit().flights.before(mark).next().is_some()
+        self.visit().flights.any_before(mark)
     }
 
-    /// Has the back end give up the commands with a number below `mark`.
+    /// Has the back end or the handler give up the commands with a number below `mark`.
     pub(crate) fn cancel(&self, mark: u64) {
         self.visit().cancel(mark);
     }
 
-    /// Has the back end forget all commands, and the controller fail (CSTS.CFS).
+    /// Has the back end forget all commands, and the controller fail (CSTS.CFS). A handler forgets none.
     pub(crate) fn abandon(&self, why: &str) {
         self.visit().abandon(why);
     }
@@ -208,12 +222,10 @@ impl Emulator {
         self.visit().paused = on;
     }
 
-    /// Resets the function if the controller is enabled or about to be disabled.
-    pub(crate) fn reset_if_enabled(&self) {
+    /// Resets the function if the controller is enabled or about to be disabled; whether that is complete.
+    pub(crate) fn reset_if_enabled(&self) -> bool {
         let mut core = self.visit();
-        if !core.is_disabled() {
-            core.function_reset();
-        }
+        core.is_disabled() || core.function_reset()
     }
 
     /// Reads BAR 4; false, with nothing done, when the range is not all inside.
@@ -308,10 +320,16 @@ impl Emulator {
         self.visit().write_config_space(offset, from);
     }
 
-    /// A function-level reset: whatever is under way ends at once, CC and CSTS are 0, bus mastering is off. AQA, ASQ and ACQ keep
-    /// their values. When it returns, no memory is touched for an earlier command any more.
+    /// A function-level reset: whatever is under way ends at once, CC and CSTS are 0, bus mastering is off, AQA, ASQ and ACQ are 0. When it returns, no memory is touched for
+    /// an earlier command any more; only commands that a [`CommandHandler`] has are still waited for, for as long as [`Emulator::is_resetting`] says.
     pub fn reset(&self) {
         self.visit().function_reset();
+    }
+
+    /// Whether a function-level reset waits for commands that a handler has.
+    #[must_use]
+    pub fn is_resetting(&self) -> bool {
+        self.visit().resetting
     }
 
     /// Does what is pending: doorbells, commands, completions. How many completions were posted.

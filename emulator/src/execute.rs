@@ -19,7 +19,9 @@ use crate::registers::{SHST, SHST_OCCURRING};
 pub(crate) enum Reply {
     /// It is done; dword 0 of its completion.
     Now(u32),
-    /// The back end has it, and its completion entry stays promised.
+    /// It is done; dwords 0 and 1 of its completion, and its status.
+    Handled(u64, Status),
+    /// The back end or the handler has it, and its completion entry stays promised.
     Backend,
     /// It is answered some other time, and no completion entry is promised to it until then.
     Later,
@@ -148,7 +150,10 @@ impl Core {
             };
             let (head, size, cqid) = (queue.head, queue.size, queue.cqid);
             let at = queue.base.wrapping_add(u64::from(head) * 64);
-            let count = self.room_for(cqid, left.min(size - head).min(BATCH as u32));
+            let mut count = self.room_for(cqid, left.min(size - head).min(BATCH as u32));
+            if self.handler.is_some() {
+                count = self.granted(sqid, count);
+            }
             if count == 0 {
                 return;
             }
@@ -201,9 +206,12 @@ impl Core {
             self.scratch.segments.clear();
             self.take_completed(memory);
         }
+        if self.handed {
+            self.flush_handler(memory);
+        }
     }
 
-    /// Posts what the back end has finished.
+    /// Posts what the back end or the handler has finished.
     pub(crate) fn collect(&mut self, memory: &DeviceMemory<'_>) {
         self.take_completed(memory);
         self.flush(memory);
@@ -224,6 +232,9 @@ impl Core {
             }
         }
         self.scratch.completions = completions;
+        if self.handler.is_some() {
+            self.take_handled(memory);
+        }
     }
 
     /// The status of what the back end finished so.
@@ -242,8 +253,10 @@ impl Core {
     }
 
     fn land(&mut self, tag: u32, flight: &Flight, outcome: Outcome, memory: &DeviceMemory<'_>) {
-        if outcome == Outcome::Done {
-            self.logs.count(flight.operation, flight.bytes);
+        if outcome == Outcome::Done
+            && let Some(operation) = flight.operation
+        {
+            self.logs.count(operation, flight.bytes);
         }
         let (mut status, mut result) = (self.status(outcome), 0);
         if flight.may_go_on()
@@ -252,13 +265,26 @@ impl Core {
             match io::landed(self, flight, job, status) {
                 Some(end) => {
                     (status, result) = end;
-                    if status.is_success() && matches!(flight.operation, Operation::Copy { .. }) {
+                    if status.is_success()
+                        && matches!(flight.operation, Some(Operation::Copy { .. }))
+                    {
                         self.logs.count_copy();
                     }
                 }
                 None => return,
             }
         }
+        self.end(flight, status, u64::from(result), memory);
+    }
+
+    /// Answers a command that was with the back end or the handler.
+    pub(crate) fn end(
+        &mut self,
+        flight: &Flight,
+        mut status: Status,
+        result: u64,
+        memory: &DeviceMemory<'_>,
+    ) {
         if let Some(queue) = self.submission(flight.sqid) {
             queue.in_flight = queue.in_flight.saturating_sub(1);
         }
@@ -316,19 +342,36 @@ impl Core {
         memory: &DeviceMemory<'_>,
     ) {
         let silent = run.silent;
-        // SGLs are not offered, and there are no fused commands; what is no command at all says so below.
-        let odd = entry.psdt() != 0 || entry.fuse() != 0;
-        let reply = if odd && implemented(sqid, entry.opcode()) {
-            Err(Status::INVALID_FIELD.with_dnr())
-        } else if sqid == 0 {
-            admin::execute(self, entry, memory)
-        } else {
-            io::start(self, sqid, entry, run, memory)
+        let handling = match &self.handler {
+            Some(_) => self.hand_over(sqid, entry, silent, memory),
+            None => None,
+        };
+        let reply = match handling {
+            Some(reply) => reply,
+            None => self.execute(sqid, entry, run, memory),
         };
         if silent {
             self.failed_lba = None;
         } else {
             self.answer(sqid, entry, reply, memory);
+        }
+    }
+
+    fn execute(
+        &mut self,
+        sqid: u16,
+        entry: &Entry,
+        run: Run,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<Reply, Status> {
+        // SGLs are not offered, and there are no fused commands; what is no command at all says so below.
+        let odd = entry.psdt() != 0 || entry.fuse() != 0;
+        if odd && implemented(sqid, entry.opcode()) {
+            Err(Status::INVALID_FIELD.with_dnr())
+        } else if sqid == 0 {
+            admin::execute(self, entry, memory)
+        } else {
+            io::start(self, sqid, entry, run, memory)
         }
     }
 
@@ -343,15 +386,10 @@ impl Core {
         let (result, status) = match reply {
             Ok(Reply::Backend) => return,
             Ok(Reply::Later) => return self.unreserve(sqid),
-            Ok(Reply::Now(result)) => (result, Status::SUCCESS),
-            Err(status) => {
-                let named = if sqid == 0 { 0 } else { entry.slba() };
-                let lba = self.failed_lba.take().unwrap_or(named);
-                (
-                    0,
-                    self.log_error(sqid, entry.cid(), status, entry.nsid(), lba),
-                )
-            }
+            Ok(Reply::Now(result)) => (u64::from(result), Status::SUCCESS),
+            Ok(Reply::Handled(result, status)) if status.is_success() => (result, status),
+            Ok(Reply::Handled(result, status)) => (result, self.failed(sqid, entry, status)),
+            Err(status) => (0, self.failed(sqid, entry, status)),
         };
         self.post(
             &Completion {
@@ -362,6 +400,13 @@ impl Core {
             },
             memory,
         );
+    }
+
+    /// Enters a command's error into the log.
+    fn failed(&mut self, sqid: u16, entry: &Entry, status: Status) -> Status {
+        let named = if sqid == 0 { 0 } else { entry.slba() };
+        let lba = self.failed_lba.take().unwrap_or(named);
+        self.log_error(sqid, entry.cid(), status, entry.nsid(), lba)
     }
 
     pub(crate) fn unreserve(&mut self, sqid: u16) {

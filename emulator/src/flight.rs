@@ -13,7 +13,8 @@ use nvme_vfio_queues::Status;
 pub(crate) struct Completion {
     pub(crate) sqid: u16,
     pub(crate) cid: u16,
-    pub(crate) result: u32,
+    /// Dwords 0 and 1 of the entry.
+    pub(crate) result: u64,
     pub(crate) status: Status,
 }
 
@@ -28,24 +29,25 @@ impl Completion {
             Bend::SqHead(wrong) => head = wrong,
             Bend::StalePhase => phase = !phase,
             Bend::FlipStatus(bits) => status = Status::from_raw(status.to_raw() ^ bits),
-            Bend::Result(wrong) => result = wrong,
+            Bend::Result(wrong) => result = u64::from(wrong),
             Bend::Not | Bend::Twice | Bend::Lost | Bend::Late(_) | Bend::After(_) => {}
         }
         [
-            result,
-            0,
+            result as u32,
+            (result >> 32) as u32,
             u32::from(sqid) << 16 | u32::from(head),
             u32::from(status.to_status_word(phase)) << 16 | u32::from(cid),
         ]
     }
 }
 
-/// A command that is with the back end.
+/// A command that is with the back end or the handler.
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Flight {
     pub(crate) sqid: u16,
     pub(crate) cid: u16,
-    pub(crate) operation: Operation,
+    /// What the back end does; `None` for a command that a handler has.
+    pub(crate) operation: Option<Operation>,
     pub(crate) nsid: u32,
     pub(crate) lba: u64,
     pub(crate) bytes: u64,
@@ -61,20 +63,23 @@ impl Flight {
     pub(crate) fn may_go_on(&self) -> bool {
         matches!(
             self.operation,
-            Operation::Deallocate | Operation::Copy { .. }
+            Some(Operation::Deallocate | Operation::Copy { .. })
         )
     }
 
     /// Whether it reads or changes this namespace.
     fn touches(&self, nsid: u32) -> bool {
         match self.operation {
-            Operation::Copy { namespace, .. } => namespace == nsid || self.nsid == nsid,
+            Some(Operation::Copy { namespace, .. }) => namespace == nsid || self.nsid == nsid,
             _ => self.nsid == nsid || self.nsid == BROADCAST,
         }
     }
 }
 
-/// The commands that are with the back end, by tag.
+/// How many commands a handler can have at once: their slots take half of a tag.
+const HANDLED_MAX: usize = 1 << 16;
+
+/// The commands that are with the back end or the handler, by tag.
 #[derive(Debug, Default)]
 pub(crate) struct Flights {
     slots: Vec<Option<Flight>>,
@@ -105,20 +110,76 @@ impl Flights {
         Some(flight)
     }
 
+    /// How many more commands a handler can take.
+    pub(crate) fn handler_room(&self) -> u32 {
+        (HANDLED_MAX + self.free.len()).saturating_sub(self.slots.len()) as u32
+    }
+
+    /// The tag under which a handler would get the command that [`Flights::start`] takes in next: its slot, and above that what tells it from those that had the slot before.
+    pub(crate) fn handler_tag(&self) -> u32 {
+        let slot = self.free.last().copied();
+        slot.unwrap_or(self.slots.len() as u32) & 0xffff | (self.started as u32) << 16
+    }
+
+    /// The tag under which a handler has a command.
+    fn tag_of(slot: u32, flight: &Flight) -> u32 {
+        slot & 0xffff | (flight.number as u32) << 16
+    }
+
+    /// Lets a command go that a handler reports; `None` for one that it does not have.
+    pub(crate) fn finish_handled(&mut self, tag: u32) -> Option<Flight> {
+        let slot = tag & 0xffff;
+        let flight = self.slots.get(slot as usize)?.as_ref()?;
+        if flight.operation.is_some() || Flights::tag_of(slot, flight) != tag {
+            return None;
+        }
+        self.finish(slot)
+    }
+
+    /// The handler's tags of the commands with a number below `mark` that it has.
+    pub(crate) fn handled_before(&self, mark: u64) -> impl Iterator<Item = u32> {
+        (0u32..).zip(&self.slots).filter_map(move |(slot, flight)| {
+            let flight = flight.as_ref()?;
+            let its = flight.operation.is_none() && flight.number < mark;
+            its.then(|| Flights::tag_of(slot, flight))
+        })
+    }
+
+    /// Whether a handler has any command.
+    pub(crate) fn any_handled(&self) -> bool {
+        self.handled_before(u64::MAX).next().is_some()
+    }
+
     /// The number that the next command gets.
     pub(crate) fn mark(&self) -> u64 {
         self.started
     }
 
-    /// The tags of the commands with a number below `mark`.
-    pub(crate) fn before(&self, mark: u64) -> impl Iterator<Item = u32> {
-        (0u32..)
-            .zip(&self.slots)
-            .filter_map(move |(tag, slot)| slot.filter(|flight| flight.number < mark).map(|_| tag))
+    /// Whether there is a command with a number below `mark`.
+    pub(crate) fn any_before(&self, mark: u64) -> bool {
+        self.slots
+            .iter()
+            .flatten()
+            .any(|flight| flight.number < mark)
     }
 
-    /// Forgets all; numbers go on.
-    pub(crate) fn clear(&mut self) {
+    /// The tags of the commands with a number below `mark` that the back end has.
+    pub(crate) fn before(&self, mark: u64) -> impl Iterator<Item = u32> {
+        (0u32..).zip(&self.slots).filter_map(move |(tag, slot)| {
+            slot.filter(|flight| flight.operation.is_some() && flight.number < mark)
+                .map(|_| tag)
+        })
+    }
+
+    /// Forgets all that the back end has; numbers go on. What a handler has stays until it is reported: the handler may have lent its memory on.
+    pub(crate) fn forget(&mut self) {
+        if self.any_handled() {
+            let backend: Vec<u32> = self.before(u64::MAX).collect();
+            for tag in backend {
+                self.finish(tag);
+            }
+            return;
+        }
         self.slots.clear();
         self.free.clear();
     }

@@ -272,7 +272,7 @@ fn submit(
     let tag = core.flights.start(Flight {
         sqid,
         cid: entry.cid(),
-        operation: plan.operation,
+        operation: Some(plan.operation),
         nsid: entry.nsid(),
         lba: entry.slba(),
         bytes: plan.length,
@@ -296,7 +296,7 @@ pub(crate) fn flush_all(core: &mut Core) {
     let tag = core.flights.start(Flight {
         sqid: 0,
         cid: 0,
-        operation: Operation::Flush,
+        operation: Some(Operation::Flush),
         nsid: BROADCAST,
         lba: 0,
         bytes: 0,

@@ -62,6 +62,8 @@ struct Region {
     /// What may begin now: `access`, or nothing where there is no memory or the mapping leaves.
     open: Access,
     generation: u32,
+    /// Where another device sees the same memory.
+    lent: Option<Iova>,
     /// It is being unmapped: what began on it may end, and nothing new begins.
     leaving: bool,
 }
@@ -237,6 +239,42 @@ impl SoftwareIommu {
         self.writers.load(Ordering::Relaxed) > 0
     }
 
+    /// Maps memory as [`map`](IommuDomain::map) does, which another device sees at `lent`: [`DeviceMemory::lent`] tells that address as long as the mapping lives. It is for whoever lends
+    /// clients' memory on to a real device, and keeps it mapped there until this mapping is gone.
+    ///
+    /// # Safety
+    /// As for [`map`](IommuDomain::map).
+    ///
+    /// # Errors
+    /// As [`map`](IommuDomain::map).
+    #[allow(unsafe_code)] // As `map`.
+    pub unsafe fn map_lent(
+        &self,
+        region: &MapRegion<'_>,
+        iova: Iova,
+        lent: Iova,
+    ) -> Result<(), MapError> {
+        // SAFETY: the same contract.
+        unsafe { self.map_as(region, iova, Some(lent)) }
+    }
+
+    /// # Safety
+    /// As for [`map`](IommuDomain::map).
+    #[allow(unsafe_code)] // As `map`.
+    unsafe fn map_as(
+        &self,
+        region: &MapRegion<'_>,
+        iova: Iova,
+        lent: Option<Iova>,
+    ) -> Result<(), MapError> {
+        check_region(&self.limits, region, iova)?;
+        // SAFETY: the caller keeps the memory until `unmap` returned or the domain is gone; `unmap` drops the `HostRegion`
+        // under the write lock, and the domain drops it with itself.
+        let host = unsafe { HostRegion::new(region.pointer, region.length) };
+        // `check_region` refused lengths of zero and ranges that wrap.
+        self.insert(iova, region.length, region.access, Some(host), lent)
+    }
+
     /// Notes a range that is valid for the host, but has no memory behind it that this process could reach. Every access of the controller to it
     /// is refused, as [`FaultReason::NoMemory`].
     ///
@@ -258,7 +296,7 @@ impl SoftwareIommu {
                 page_size: page,
             });
         }
-        self.insert(iova, length, access, None)
+        self.insert(iova, length, access, None, None)
     }
 
     /// Refuses every new access to the mapping at `iova` from now on. What is under way goes on until [`unmap`](IommuDomain::unmap).
@@ -281,6 +319,7 @@ impl SoftwareIommu {
         length: usize,
         access: Access,
         host: Option<HostRegion>,
+        lent: Option<Iova>,
     ) -> Result<(), MapError> {
         let mut regions = self.change();
         let Some(last) = iova.0.checked_add(length as u64 - 1) else {
@@ -309,6 +348,7 @@ impl SoftwareIommu {
             host,
             access,
             generation,
+            lent,
             leaving: false,
         });
         let slot = match regions.free.pop() {
@@ -362,12 +402,8 @@ impl IommuDomain for SoftwareIommu {
     }
 
     unsafe fn map(&self, region: &MapRegion<'_>, iova: Iova) -> Result<(), MapError> {
-        check_region(&self.limits, region, iova)?;
-        // SAFETY: the caller keeps the memory until `unmap` returned or the domain is gone; `unmap` drops the `HostRegion`
-        // under the write lock, and the domain drops it with itself.
-        let host = unsafe { HostRegion::new(region.pointer, region.length) };
-        // `check_region` refused lengths of zero and ranges that wrap.
-        self.insert(iova, region.length, region.access, Some(host))
+        // SAFETY: the same contract.
+        unsafe { self.map_as(region, iova, None) }
     }
 
     fn unmap(&self, iova: Iova, length: usize) -> Result<(), UnmapError> {

@@ -9,6 +9,7 @@
 //! - [`Config`]: what to build, also as the text `size=1G,lba=4096,...`.
 //! - [`SoftwareIommu`]: the domain behind the controller, with its [`IommuFault`]s.
 //! - [`Backend`]: the seam to what executes commands; [`MemoryBackend`] and [`FileBackend`] keep data, [`NullBackend`] moves none.
+//! - [`CommandHandler`]: the seam to whoever carries out commands from their 64 bytes on, in the front end's place.
 //! - [`ServedController`]: the controller as a device for a vfio-user server, with interrupts by eventfd and doorbells that a client maps.
 //! - [`Fault`]: what goes wrong on demand.
 //!
@@ -50,6 +51,8 @@ mod emulator;
 mod execute;
 mod fault;
 mod flight;
+mod handled;
+mod handler;
 mod interpose;
 mod interrupts;
 mod io;
@@ -85,6 +88,7 @@ pub use fault::{
     CommandFault, ControllerFault, Fault, Matcher, MediaFault, MediaOperation, MediaUntil, OnAbort,
     QueueKind, Until, When,
 };
+pub use handler::{CommandHandler, FetchedCommand, HandlerCompletion, Handling};
 pub use interrupts::InterruptSink;
 pub use iommu::{
     DeviceMemory, DmaOrigin, DmaRefused, FaultReason, FaultingCommand, IommuFault, RegionHandle,

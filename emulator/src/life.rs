@@ -114,12 +114,16 @@ impl Core {
             self.flights.finish(completion.tag);
         }
         self.scratch.completions = completions;
+        self.take_handled_silently(memory);
     }
 
     /// Waits, from call to call, for the back end to let go of the host's memory; only then CSTS.RDY falls.
     pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
         self.collect_silently(memory);
         if self.flights.is_empty() {
+            if std::mem::take(&mut self.resetting) {
+                return self.clear();
+            }
             self.trace.record(|| TraceEvent::Reset { function: false });
             // A shutdown that was notified together with CC.EN = 0 still ends.
             let shutdown = self.registers.csts & SHST == SHST_OCCURRING
@@ -143,7 +147,7 @@ impl Core {
         self.held.clear();
         self.bends = Bends::default();
         self.deletions.clear();
-        self.flights.clear();
+        self.flights.forget();
         self.jobs.clear();
         self.shadow = None;
         admin::format::forget_deferred(self);
@@ -151,11 +155,17 @@ impl Core {
         admin::features::restart(self);
         self.firmware.reset();
         self.events = Events::default();
+        self.resetting = false;
+        if let Some(handler) = &mut self.handler {
+            handler.restarted();
+        }
     }
 
     fn shut_down(&mut self, normal: bool, memory: &DeviceMemory<'_>) {
         self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
-        if normal && self.config.vwc {
+        if normal && self.handler.is_some() {
+            self.shut_down_handler(memory);
+        } else if normal && self.config.vwc {
             flush_all(self);
         }
         self.finish_shutdown(memory);
@@ -169,35 +179,50 @@ impl Core {
         }
     }
 
-    /// A function-level reset: at once, whatever is under way.
-    pub(crate) fn function_reset(&mut self) {
+    /// A function-level reset: at once, whatever is under way. Only what a handler has is waited for: until it was reported CSTS.RDY stays, and the reset is
+    /// under way. Whether it is complete.
+    pub(crate) fn function_reset(&mut self) -> bool {
         if self.gone() {
-            return;
+            return true;
+        }
+        if self.resetting {
+            return false;
         }
         self.trace.record(|| TraceEvent::Reset { function: true });
         self.backend.reset();
         self.faults.function_reset();
         self.bend_hardware();
+        let status = self.registers.csts;
         self.registers.function_reset();
         self.config_space.reset();
         self.interrupts.reset();
-        self.clear();
+        self.flights.forget();
+        if self.flights.is_empty() {
+            self.clear();
+            return true;
+        }
+        self.registers.csts = status & !SHST | RDY;
+        self.state = State::Stopping;
+        self.resetting = true;
+        self.cancel_handled(u64::MAX);
+        false
     }
 
-    /// Has the back end give up the commands with a number below `mark`.
+    /// Has the back end or the handler give up the commands with a number below `mark`.
     pub(crate) fn cancel(&mut self, mark: u64) {
+        let handled = self.cancel_handled(mark);
         let tags: Vec<u32> = self.flights.before(mark).collect();
         tracing::warn!(
-            commands = tags.len(),
+            commands = handled + tags.len(),
             "commands hold memory that the host wants back, and are aborted"
         );
         self.backend.cancel(&tags);
     }
 
-    /// The last way to get memory back: the back end forgets all commands, and the controller fails.
+    /// The last way to get memory back: the back end forgets all commands, and the controller fails. A handler forgets none.
     pub(crate) fn abandon(&mut self, why: &str) {
         self.backend.reset();
-        self.flights.clear();
+        self.flights.forget();
         self.fatal(why);
     }
 }

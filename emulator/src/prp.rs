@@ -14,6 +14,15 @@ pub(crate) struct Extent {
     pub(crate) length: u32,
 }
 
+/// The data pointer of a command, and what its entries are counted in.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Prps {
+    pub(crate) first: u64,
+    pub(crate) second: u64,
+    /// Bytes of a memory page.
+    pub(crate) page: u64,
+}
+
 /// Appends the pieces that hold `length` bytes of the command's data, neighbours joined.
 pub(crate) fn walk(
     entry: &Entry,
@@ -27,12 +36,36 @@ pub(crate) fn walk(
         first: into.len(),
         into,
     };
-    let (prp1, prp2) = (entry.prp1(), entry.prp2());
+    let prps = Prps {
+        first: entry.prp1(),
+        second: entry.prp2(),
+        page,
+    };
+    each(prps, length, memory, command, |iova, length| {
+        extents.push(iova, length);
+        Ok(())
+    })
+}
+
+/// Tells of each piece, of a page at most, of `length` bytes of data, which is not 0.
+#[inline]
+pub(crate) fn each(
+    prps: Prps,
+    length: u64,
+    memory: &DeviceMemory<'_>,
+    command: FaultingCommand,
+    mut piece: impl FnMut(u64, u64) -> Result<(), Status>,
+) -> Result<(), Status> {
+    let Prps {
+        first: prp1,
+        second: prp2,
+        page,
+    } = prps;
     if prp1 & 0b11 != 0 {
         return Err(Status::PRP_OFFSET_INVALID);
     }
     let first = length.min(page - (prp1 & (page - 1)));
-    extents.push(prp1, first);
+    piece(prp1, first)?;
     let mut left = length - first;
     if left == 0 {
         return Ok(());
@@ -41,8 +74,7 @@ pub(crate) fn walk(
         if prp2 & (page - 1) != 0 {
             return Err(Status::PRP_OFFSET_INVALID);
         }
-        extents.push(prp2, left);
-        return Ok(());
+        return piece(prp2, left);
     }
     if prp2 & 0b111 != 0 {
         return Err(Status::PRP_OFFSET_INVALID);
@@ -75,7 +107,7 @@ pub(crate) fn walk(
                     list = prp;
                 } else {
                     let now = left.min(page);
-                    extents.push(prp, now);
+                    piece(prp, now)?;
                     left -= now;
                 }
             }

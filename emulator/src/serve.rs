@@ -406,7 +406,10 @@ impl Device for ServedController {
             client.leaving = Some(wait);
             return Progress::Pending;
         }
-        self.emulator.reset_if_enabled();
+        if !self.emulator.reset_if_enabled() {
+            client.leaving = Some(wait);
+            return Progress::Pending;
+        }
         let mappings: Vec<_> = client
             .memory
             .iter()

@@ -128,7 +128,7 @@ pub(crate) fn deliver(core: &mut Core, memory: &DeviceMemory<'_>) {
         let told = Completion {
             sqid: 0,
             cid,
-            result: event.dword(),
+            result: u64::from(event.dword()),
             status: Status::SUCCESS,
         };
         core.post(&told, memory);

@@ -274,7 +274,10 @@ pub(super) fn identify(
     entry: &Entry,
     memory: &DeviceMemory<'_>,
 ) -> Result<Reply, Status> {
-    let page = page(core, entry)?;
+    let mut page = page(core, entry)?;
+    if let Some(handler) = &core.handler {
+        handler.identify(entry.dword(10) as u8, entry.nsid(), &mut page.0);
+    }
     send(core, entry, &page.0, memory)?;
     Ok(Reply::Now(0))
 }

@@ -224,7 +224,7 @@ pub(super) fn get(
     let retain = dword10 & 1 << 15 != 0;
     let length = (u64::from(dword11 & 0xffff) << 16 | u64::from(dword10 >> 16)) * 4 + 4;
     let offset = u64::from(entry.dword(13)) << 32 | u64::from(entry.dword(12));
-    let page = match log {
+    let mut page = match log {
         SUPPORTED => supported(),
         ERROR => errors(&core.logs),
         // LPA offers no page per namespace.
@@ -244,6 +244,9 @@ pub(super) fn get(
         || entry.dword(14) & 1 << 23 != 0
     {
         return Err(invalid);
+    }
+    if let Some(handler) = &core.handler {
+        handler.log(log, entry.nsid(), &mut page);
     }
     let rest = usize::try_from(offset)
         .ok()

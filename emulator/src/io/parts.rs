@@ -246,7 +246,7 @@ fn begin(
     let flight = Flight {
         sqid,
         cid: entry.cid(),
-        operation: Operation::Deallocate,
+        operation: Some(Operation::Deallocate),
         nsid: entry.nsid(),
         lba: entry.slba(),
         bytes: 0,
@@ -291,7 +291,7 @@ fn next(core: &mut Core, flight: Flight, mut job: Job) -> Result<(), Status> {
     }
     let (offset, length) = (to.first << namespace.shift, to.count << namespace.shift);
     let tag = core.flights.start(Flight {
-        operation,
+        operation: Some(operation),
         bytes: length,
         ..flight
     });

@@ -4,10 +4,12 @@ use std::cell::Cell;
 use std::sync::RwLockReadGuard;
 
 use nvme_vfio_dma::{Access, Iova};
+use nvme_vfio_queues::Status;
 
 use super::fault::{DATA, FETCH, POST};
 use super::{
-    DmaOrigin, FaultReason, IommuFault, Region, RegionHandle, Regions, Segment, SoftwareIommu,
+    DmaOrigin, FaultReason, FaultingCommand, IommuFault, Region, RegionHandle, Regions, Segment,
+    SoftwareIommu,
 };
 use crate::memory::{HostRegion, RingEntries};
 use crate::trace::Tracer;
@@ -183,6 +185,52 @@ impl DeviceMemory<'_> {
             }
             None => false,
         }
+    }
+
+    /// Appends the segments of a piece of a command's data, the first joined to its neighbour if that is among those from `first` on.
+    pub(crate) fn append(
+        &self,
+        iova: u64,
+        length: u64,
+        access: Access,
+        command: FaultingCommand,
+        first: usize,
+        into: &mut Vec<Segment>,
+    ) -> Result<(), Status> {
+        let mut done = 0;
+        while done < length {
+            let left = usize::try_from(length - done).unwrap_or(usize::MAX);
+            let segment = self
+                .translate(
+                    iova.wrapping_add(done),
+                    left,
+                    access,
+                    DmaOrigin::Data(command),
+                )
+                .map_err(|DmaRefused| Status::DATA_TRANSFER_ERROR)?;
+            done += u64::from(segment.length);
+            let before = into.get_mut(first..).and_then(<[Segment]>::last_mut);
+            let joined = before.filter(|last| {
+                last.region == segment.region
+                    && last.offset + u64::from(last.length) == segment.offset
+                    && last.length.checked_add(segment.length).is_some()
+            });
+            match joined {
+                Some(last) => last.length += segment.length,
+                None => into.push(segment),
+            }
+        }
+        Ok(())
+    }
+
+    /// Where another device sees what `segment` names, if the memory was lent on to it when it was mapped ([`SoftwareIommu::map_lent`]), for as long as the mapping lives.
+    #[inline]
+    #[must_use]
+    pub fn lent(&self, segment: &Segment) -> Option<Iova> {
+        let region = self.resolve(segment.region)?;
+        let end = segment.offset.checked_add(u64::from(segment.length))?;
+        let lent = region.lent.filter(|_| end <= region.length)?;
+        lent.0.checked_add(segment.offset).map(Iova)
     }
 
     /// The mapping's first address as the device sees it, while the handle is live: what a back end that lends the memory on
