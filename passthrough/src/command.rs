@@ -244,8 +244,15 @@ pub struct DecodedCommand<'a> {
     pub scope: Scope,
     /// How long its effect lasts.
     pub persistence: Persistence,
-    /// Bytes that it moves between host and controller.
+    /// Bytes that it moves between host and controller. 0 for the class [`Vendor`](Class::Vendor), whose commands do not tell it.
     pub length: u64,
     /// What it asks for.
     pub flags: Flags,
+    /// The value by which the command chooses among several things: CNS, LID, FID, SECP, an action; 0 where there is none.
+    pub selector: u8,
+    /// What the selector names, in the specification's words; empty where there is none.
+    pub detail: &'static str,
+    /// CDW2, CDW3 and CDW10 to CDW15 of a command that reaches more than blocks: the decoder knows every bit that is set in them. All zero for commands on blocks, which
+    /// are made anew from their extents, flags, length and selector.
+    pub operands: [u32; 8],
 }

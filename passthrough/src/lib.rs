@@ -3,13 +3,14 @@
 //! Every command takes the same way: its 64 bytes are copied once, decoded once into a [`DecodedCommand`] that says all that the command can reach, handed to a
 //! [`Policy`], counted in the audit, and only then rebuilt from what was decoded. What has no decoder is refused; so is every bit that the decoder does not know.
 //!
-//! - [`DecodedCommand`]: class, direction, extents with the kind of access, scope, persistence and length of a command.
+//! - [`Decoder`]: from a submission queue entry to a [`DecodedCommand`]: class, direction, extents with the kind of access, scope, persistence and length of a command.
 //! - [`Policy`]: the hook that says yes or no, [`Verdict`]; replaceable.
 //! - [`Client`]: who asks: the name that the policy gives it, and the identity that the kernel told.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).
 
 mod client;
 mod command;
+mod decode;
 mod reason;
 mod verdict;
 
@@ -18,5 +19,6 @@ pub use command::{
     Access, Class, ClassSet, CommandSet, DecodedCommand, Direction, Extent, Flags, Geometry,
     Persistence, QueueKind, Scope,
 };
+pub use decode::Decoder;
 pub use reason::{Reason, Refusal};
 pub use verdict::{Policy, Verdict};

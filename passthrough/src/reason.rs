@@ -82,6 +82,16 @@ reasons! {
     WholeNamespace = "whole-namespace", Status::INVALID_FIELD, "the command asks for the whole namespace whatever its range says";
     /// A directive, placement handle or encryption key entry.
     Directive = "directive", Status::INVALID_FIELD, "directives, placement handles and key tags are not granted";
+    /// Protection information fields or tags where the namespace has no protection information.
+    Protection = "protection", Status::INVALID_FIELD, "the namespace has no protection information";
+    /// A feature that is not offered, or that the driver keeps to itself.
+    FeatureNotOffered = "feature-not-offered", Status::INVALID_FIELD, "the feature is not offered";
+    /// A feature value that is to outlive a reset, where nothing does.
+    NotSaveable = "not-saveable", Status::FEATURE_IDENTIFIER_NOT_SAVEABLE, "the feature's value cannot be saved";
+    /// A log page that is not offered.
+    LogNotOffered = "log-not-offered", Status::INVALID_LOG_PAGE, "the log page is not offered";
+    /// A Copy with more ranges, or more blocks of one or all of them, than the client may have.
+    CopyTooLong = "copy-too-long", Status::COMMAND_SIZE_LIMIT_EXCEEDED, "the copy has more ranges or blocks than the client may have";
     /// The command moves more than the client's limit.
     TooLong = "too-long", Status::INVALID_FIELD, "the command moves more than the client may at once";
     /// A namespace that is not granted, whether it exists or not.
