@@ -5,11 +5,12 @@ mod common;
 use std::sync::Arc;
 
 use common::client::{Client, pages};
+use common::honest::Honest;
 use common::judge::{BLOCK, Grant, Judge, Piece};
 use common::medium::Medium;
 use common::memory::lend;
 use common::random::Random;
-use common::{Dwords, command, with, with_blocks, with_prps};
+use common::{Dwords, command, seeded, with, with_blocks, with_prps};
 use nvme_vfio_emulator::Emulator;
 
 const NOT_MINE: &[Piece] = &[Piece {
@@ -307,4 +308,25 @@ fn canaries_and_guards_are_watched() {
         .store(bench.client.page(pages::GUARD), 0);
     assert!(!bench.client.guards_live());
     assert!(Random::new(1).below(BLOCK) < BLOCK);
+}
+
+/// The honest client asks for nothing that an ordinary controller does not do.
+#[test]
+fn the_honest_client_is_honest() {
+    let medium = Medium::default();
+    let config = "nsids=1/550K:2/250K,stepped".parse().unwrap();
+    let device = Emulator::with_backend(config, medium.backend()).unwrap();
+    let mut client = Client::new(Arc::clone(&device), 1 << 32);
+    for run in &client.memory.runs {
+        lend(&device.iommu(), &client.memory, *run, run.guest);
+    }
+    let mut step = || {
+        device.step();
+    };
+    client.start(&mut step);
+    let namespaces = [(1, 1100), (2, 500)];
+    let mut honest = Honest::new(&mut client, &mut step, &namespaces, seeded("honest"));
+    let kinds = honest.everything(1000);
+    assert!(kinds >= 60, "{kinds} kinds of commands");
+    assert!(client.guards_live());
 }

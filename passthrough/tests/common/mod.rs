@@ -6,6 +6,7 @@
 
 pub(crate) mod bodies;
 pub(crate) mod client;
+pub(crate) mod honest;
 pub(crate) mod judge;
 pub(crate) mod medium;
 pub(crate) mod memory;
