@@ -174,7 +174,7 @@ impl From<SubmitError> for Error {
         let kind = match error {
             SubmitError::OutOfRange { .. } => Kind::LbaOutOfRange,
             SubmitError::Gone => Kind::Gone,
-            SubmitError::Reset => Kind::Reset,
+            SubmitError::Reset | SubmitError::Deleted => Kind::Reset,
             SubmitError::Length { .. } => Kind::Usage,
             _ => Kind::Environment,
         };
@@ -237,6 +237,9 @@ impl From<nvme_vfio::Error> for Error {
             Driver::Command(error) => return error.into(),
             Driver::Address(_) | Driver::Emulated(_) => {
                 return build(Kind::Usage, &error).remedy("Run: nvme-vfio --help");
+            }
+            Driver::NotOneGroup { .. } => {
+                return build(Kind::Usage, &error).remedy("Run: nvme-vfio group");
             }
             Driver::Unsupported { .. } => {
                 return build(Kind::Unsupported, &error)
@@ -379,6 +382,15 @@ mod tests {
             ),
             (nvme_vfio::Error::Cancelled("the I/O"), 4),
             (nvme_vfio::Error::Command(CommandError::TimedOut), 4),
+            (nvme_vfio::Error::Command(CommandError::Deleted), 4),
+            (nvme_vfio::Error::Submit(SubmitError::Deleted), 4),
+            (
+                nvme_vfio::Error::NotOneGroup {
+                    address: "emulated".into(),
+                    reason: "it is a group of its own".into(),
+                },
+                2,
+            ),
             (
                 nvme_vfio::Error::Address("nvme0".parse::<nvme_vfio::Address>().unwrap_err()),
                 2,

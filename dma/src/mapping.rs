@@ -35,7 +35,7 @@ impl Mapping {
         let region = MapRegion {
             pointer: memory.pointer(),
             length: memory.len(),
-            descriptor: memory.descriptor().map(|descriptor| (descriptor, 0)),
+            descriptor: memory.file(),
             access,
         };
         // SAFETY: the memory is moved into the mapping, whose drop frees it only after `unmap` succeeded or the domain is gone, and leaks it

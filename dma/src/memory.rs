@@ -57,8 +57,8 @@ enum Source {
     Descriptor(OwnedFd),
     /// Made by `Box::into_raw`: a `Box` kept here would claim, at every move, that nobody else touches the memory.
     Owner(NonNull<dyn OwnedMemory>),
-    /// The caller's, who promised that it lasts.
-    Caller,
+    /// The caller's, who promised that it lasts; with the file behind it and its offset there, where it was told.
+    Caller(Option<(OwnedFd, u64)>),
 }
 
 /// Memory of this process for a device, not mapped for one yet.
@@ -129,7 +129,28 @@ impl Memory {
             pointer,
             length,
             page_size,
-            source: Source::Caller,
+            source: Source::Caller(None),
+        }
+    }
+
+    /// As [`from_raw_parts`](Self::from_raw_parts), of memory that is the mapping of a file, from `offset` on: it can then also be lent to a device that another
+    /// process serves, which maps the file.
+    ///
+    /// # Safety
+    /// As of [`from_raw_parts`](Self::from_raw_parts), and the bytes of the file at `offset` are those of the memory.
+    #[must_use]
+    pub const unsafe fn from_raw_parts_of_file(
+        pointer: NonNull<u8>,
+        length: usize,
+        page_size: usize,
+        file: OwnedFd,
+        offset: u64,
+    ) -> Self {
+        Self {
+            pointer,
+            length,
+            page_size,
+            source: Source::Caller(Some((file, offset))),
         }
     }
 
@@ -208,11 +229,20 @@ impl Memory {
         self.page_size
     }
 
-    /// The file behind it. Not public: writing the file would change bytes under a `&mut` of a buffer.
+    /// The file that was made for it, whose byte 0 is its first. Not public: writing the file would change bytes under a `&mut` of a buffer.
     pub(crate) fn descriptor(&self) -> Option<BorrowedFd<'_>> {
         match &self.source {
             Source::Descriptor(descriptor) => Some(descriptor.as_fd()),
-            Source::Owner(_) | Source::Caller => None,
+            Source::Owner(_) | Source::Caller(_) => None,
+        }
+    }
+
+    /// The file behind it, and where in the file the memory begins. Not public: writing the file would change bytes under a `&mut` of a buffer.
+    pub(crate) fn file(&self) -> Option<(BorrowedFd<'_>, u64)> {
+        match &self.source {
+            Source::Descriptor(descriptor) => Some((descriptor.as_fd(), 0)),
+            Source::Caller(Some((descriptor, offset))) => Some((descriptor.as_fd(), *offset)),
+            Source::Owner(_) | Source::Caller(None) => None,
         }
     }
 }
@@ -222,7 +252,7 @@ impl fmt::Debug for Memory {
         let source = match self.source {
             Source::Descriptor(_) => "memfd",
             Source::Owner(_) => "owned",
-            Source::Caller => "caller's",
+            Source::Caller(_) => "caller's",
         };
         write!(
             f,
@@ -243,7 +273,7 @@ impl Drop for Memory {
             },
             // SAFETY: made by `Box::into_raw` in `from_owned`, and given back once, here.
             Source::Owner(owner) => drop(unsafe { Box::from_raw(owner.as_ptr()) }),
-            Source::Caller => {}
+            Source::Caller(_) => {}
         }
     }
 }

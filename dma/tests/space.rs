@@ -404,3 +404,25 @@ fn while_the_domain_lives_its_mappings_are_ended_in_it() {
     drop(ring);
     assert!(domain.mappings().is_empty());
 }
+
+#[test]
+fn memory_of_a_file_goes_to_another_process_and_other_memory_of_the_caller_does_not() {
+    let (_, space) = space(FakeDomain::new().needing_descriptor());
+    let (_pages, first) = three_pages();
+    let file = || std::fs::File::open("/dev/zero").unwrap().into();
+    // SAFETY: the pages outlive both mappings, and nothing else uses them.
+    let (named, plain) = unsafe {
+        (
+            Memory::from_raw_parts_of_file(first, page_size(), page_size(), file(), 0),
+            Memory::from_raw_parts(first, page_size(), page_size()),
+        )
+    };
+    let mapped = space.map(named, Access::DEVICE_READ).unwrap();
+    assert!(
+        mapped.descriptor().is_none(),
+        "the file is not this crate's to give away"
+    );
+    drop(mapped);
+    let refused = space.map(plain, Access::DEVICE_READ).unwrap_err();
+    assert!(matches!(reason(refused), MapError::NotShareable));
+}

@@ -76,6 +76,14 @@ pub enum Error {
         /// The function.
         address: String,
     },
+    /// Controllers that are to be opened together do not make up a part of one group.
+    #[error("{address} cannot be opened together with the others: {reason}")]
+    NotOneGroup {
+        /// The first address that stands in the way.
+        address: String,
+        /// Why.
+        reason: String,
+    },
     /// The function is not an NVMe controller.
     #[error(
         "{address} is not an NVMe controller: its class code is {class:06x}, and 010802 is expected"
@@ -246,6 +254,9 @@ pub enum SubmitError {
     /// The controller is gone, or was given up.
     #[error("the controller is gone")]
     Gone,
+    /// The queue was deleted: call [`rebuild`](crate::IoQueue::rebuild) first.
+    #[error("the queue was deleted and must be rebuilt")]
+    Deleted,
 }
 
 /// A submission that was refused, with what was to be submitted.
@@ -282,4 +293,7 @@ pub enum CommandError {
     /// The controller is gone. Whether the command took effect is not known.
     #[error("the controller is gone")]
     Gone,
+    /// The queue was deleted. Whether the command took effect is not known.
+    #[error("the command was cancelled by the deletion of its queue")]
+    Deleted,
 }

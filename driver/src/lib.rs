@@ -24,7 +24,7 @@
 //! |---|---|
 //! | [`Address`] | the string that names a controller |
 //! | [`Controller`] | a handle to an open controller, for any thread: identify, logs, features, queues, recovery |
-//! | [`Group`] | a VFIO group, for several functions that share one IOMMU domain |
+//! | [`Group`] | a VFIO group, for several functions that share one IOMMU domain ([`Controller::open_together`]) |
 //! | [`Namespace`] | blocks of a size |
 //! | [`IoQueue`] | a queue pair with one owner: submit, poll, deadlines |
 //! | [`Buffer`] | memory that the controller sees; it moves into the queue with a submission and comes back with the [`Completion`] |
@@ -32,8 +32,8 @@
 //!
 //! # When things go wrong
 //! Every I/O that was accepted is reported once, whatever happens: with the controller's answer, as
-//! [`TimedOut`](Outcome::TimedOut), [`Reset`](Outcome::Reset) or [`Gone`](Outcome::Gone). After a reset each queue is its owner's to
-//! [`rebuild`](IoQueue::rebuild). Memory that the controller may still touch is not given back before it has provably let go
+//! [`TimedOut`](Outcome::TimedOut), [`Reset`](Outcome::Reset), [`Gone`](Outcome::Gone) or, where the owner has deleted the queue,
+//! [`Deleted`](Outcome::Deleted). After a reset each queue is its owner's to [`rebuild`](IoQueue::rebuild). Memory that the controller may still touch is not given back before it has provably let go
 //! of it. What a hostile device can do in spite of all that is to write any memory that is mapped for it, at any time, also a buffer that
 //! the application has in hand.
 
@@ -47,6 +47,7 @@ mod queue;
 #[cfg(doctest)]
 mod readme;
 mod rings;
+mod together;
 pub mod transport;
 
 pub use address::{Address, AddressError, Way};
@@ -54,7 +55,8 @@ pub use controller::{AdminData, Controller, Events};
 pub use error::{CommandError, Error, NotReady, Refused, RegisterDump, SubmitError};
 pub use group::Group;
 pub use namespace::Namespace;
-pub use nvme_vfio_dma::{AddressSpace, Buffer, DmaError, Pool};
+pub use nvme_vfio_dma::{Access, AddressSpace, Buffer, DmaError, Memory, Pool, SharedMemory};
 pub use options::{Options, QueueOptions, RecoveryLimit};
 pub use queue::{Again, Completion, Ended, IoQueue, Outcome, Polled};
+pub use together::Opened;
 pub use transport::Transport;

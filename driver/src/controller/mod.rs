@@ -4,7 +4,7 @@ use std::fmt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use nvme_vfio_dma::{AddressSpace, Buffer, Pool, Quarantine};
+use nvme_vfio_dma::{AddressSpace, Buffer, Held, Pool, Quarantine};
 use nvme_vfio_queues::prp::PageSize;
 use nvme_vfio_queues::registers::offset::VS;
 use nvme_vfio_queues::registers::{Cap, Version};
@@ -239,6 +239,28 @@ impl Controller {
     /// [`Gone`](crate::CommandError::Gone).
     pub fn recover(&self) -> Result<(), Error> {
         self.0.recover(self.0.shared.epoch())
+    }
+
+    /// Looks at the controller's status (CSTS), when nobody is resetting it.
+    ///
+    /// # Errors
+    /// [`Error::Gone`] where its registers read all ones or it was given up, [`Error::NotReady`] where it reports a fatal status or has stopped: it then
+    /// answers nothing before it is [recovered](Self::recover).
+    pub fn check_status(&self) -> Result<(), Error> {
+        self.0.check_status()
+    }
+
+    /// Whether it is certain, of a controller that is gone, that it touches no memory any more: the process that served it has ended. Of one that does
+    /// not answer otherwise nothing is certain.
+    #[must_use]
+    pub fn has_let_go(&self) -> bool {
+        self.0.transport.has_let_go()
+    }
+
+    /// Keeps memory that the controller may still touch, until it has provably let go of all that it was lent: at its next reset, or when it is shut down.
+    /// Should it then not stop, the memory stays mapped for good.
+    pub fn keep(&self, memory: impl Into<Held>) {
+        self.0.lock_quarantine().hold(0, memory);
     }
 
     /// Bytes of memory that are kept because the controller may still touch them.

@@ -176,25 +176,31 @@ impl Inner {
         }
     }
 
-    /// Deletes the submission queue, then the completion queue. `Ok` is the proof that the controller has let go of what the
+    /// Deletes a submission queue that exists. `Ok` is the proof that the controller has let go of what its commands lent it.
+    pub(crate) fn delete_submission_queue(&self, id: u16) -> Result<(), Error> {
+        let command = Command::delete_io_sq(id);
+        self.admin("Delete I/O Submission Queue", command, AdminData::None)
+            .map(|_| ())
+    }
+
+    /// Deletes a completion queue that exists.
+    pub(crate) fn delete_completion_queue(&self, id: u16) -> Result<(), Error> {
+        let command = Command::delete_io_cq(id);
+        self.admin("Delete I/O Completion Queue", command, AdminData::None)
+            .map(|_| ())
+    }
+
+    /// Deletes the submission queue, then the completion queue, and takes no offence where either does not exist. `Ok` is the proof that the controller has let go of what the
     /// queue's commands lent it.
     pub(crate) fn delete_queue_pair(&self, id: u16) -> Result<(), Error> {
-        let absent = |result: Result<_, Error>| match result {
+        let absent = |result| match result {
             Err(Error::Status { status, .. }) if status.is(Status::INVALID_QUEUE_IDENTIFIER) => {
                 Ok(())
             }
-            other => other.map(|_| ()),
+            other => other,
         };
-        absent(self.admin(
-            "Delete I/O Submission Queue",
-            Command::delete_io_sq(id),
-            AdminData::None,
-        ))?;
-        absent(self.admin(
-            "Delete I/O Completion Queue",
-            Command::delete_io_cq(id),
-            AdminData::None,
-        ))
+        absent(self.delete_submission_queue(id))?;
+        absent(self.delete_completion_queue(id))
     }
 
     /// Asks the controller to abort a command. True where it says that it did.

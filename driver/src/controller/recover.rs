@@ -9,7 +9,7 @@ use nvme_vfio_queues::registers::offset::CAP;
 
 use super::shared::Counters;
 use super::{GONE, Inner};
-use crate::{Error, RecoveryLimit};
+use crate::{Error, NotReady, RecoveryLimit};
 
 impl Inner {
     /// Disables and enables the controller, unless somebody has done so since `seen`, the epoch at which the need arose.
@@ -74,6 +74,25 @@ impl Inner {
             tracing::error!(controller = %self.name, "the controller is gone");
             self.shared.give_up();
             return Err(Error::Gone);
+        }
+        Ok(())
+    }
+
+    /// What CSTS says, where nobody resets the controller.
+    pub(super) fn check_status(&self) -> Result<(), Error> {
+        let _admin = self.lock_admin();
+        self.in_service()?;
+        let csts = self.status();
+        if csts.is_gone() && self.is_gone() {
+            tracing::error!(controller = %self.name, "the controller is gone");
+            self.shared.give_up();
+            return Err(Error::Gone);
+        }
+        if csts.is_fatal() && !csts.is_gone() {
+            return Err(self.not_ready(NotReady::Fatal));
+        }
+        if !csts.is_ready() {
+            return Err(self.not_ready(NotReady::Stopped));
         }
         Ok(())
     }

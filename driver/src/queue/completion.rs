@@ -11,12 +11,14 @@ use crate::CommandError;
 pub enum Outcome {
     /// The controller answered; [`Completion::entry`] is its answer.
     Done,
-    /// It did not end in time.
+    /// It did not end in time. That proves nothing: the controller may still touch its memory.
     TimedOut,
     /// The controller was reset before it ended.
     Reset,
     /// The controller is gone.
     Gone,
+    /// Its queue was [deleted](crate::IoQueue::delete) before it ended. Whether it took effect is not known; nothing of it is in flight any more.
+    Deleted,
 }
 
 /// The one report of an I/O.
@@ -48,6 +50,7 @@ impl Completion {
             Outcome::TimedOut => Err(CommandError::TimedOut),
             Outcome::Reset => Err(CommandError::Reset),
             Outcome::Gone => Err(CommandError::Gone),
+            Outcome::Deleted => Err(CommandError::Deleted),
         }
     }
 }

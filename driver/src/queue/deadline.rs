@@ -52,7 +52,7 @@ impl IoQueue {
             match command {
                 Overdue::Abort(identifier) => {
                     if result.is_ok() {
-                        result = self.try_abort(identifier);
+                        result = self.try_abort(identifier).map(|_| ());
                     }
                     self.set_last_deadline(identifier, now);
                 }
@@ -101,21 +101,17 @@ impl IoQueue {
         overdue
     }
 
-    /// Asks the controller to abort a command.
-    fn try_abort(&self, identifier: u16) -> Result<(), Error> {
+    /// Asks the controller to abort a command. True where it says that it did.
+    pub(super) fn try_abort(&self, identifier: u16) -> Result<bool, Error> {
         let counters = &self.shared.counters;
         Counters::count(&counters.aborts);
-        tracing::warn!(
-            queue = self.cold.id,
-            cid = identifier,
-            "a command did not end in time, aborting it"
-        );
+        tracing::warn!(queue = self.cold.id, cid = identifier, "aborting a command");
         match self.cold.inner.abort(self.cold.id, identifier) {
-            Ok(true) => Ok(()),
+            Ok(true) => Ok(true),
             // Not aborted, or the Abort was refused: no error. The command may still end by itself.
             Ok(false) | Err(Error::Status { .. }) => {
                 Counters::count(&counters.not_aborted);
-                Ok(())
+                Ok(false)
             }
             Err(error) => Err(error),
         }

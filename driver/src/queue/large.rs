@@ -342,6 +342,15 @@ impl IoQueue {
         }
     }
 
+    /// The numbers of the large I/Os that were submitted as `token`.
+    pub(super) fn large_of(&self, token: u64) -> Vec<u32> {
+        (1..)
+            .zip(&self.cold.large)
+            .filter(|(_, large)| large.as_ref().is_some_and(|large| large.token == token))
+            .map(|(number, _)| number)
+            .collect()
+    }
+
     fn large(&mut self, number: u32) -> Option<&mut Large> {
         self.cold
             .large

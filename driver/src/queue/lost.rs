@@ -1,4 +1,4 @@
-//! A queue whose controller was reset or has gone, and a queue that is no longer needed.
+//! A queue whose controller was reset or has gone, its rebuilding, and a queue that is no longer needed.
 
 use std::mem;
 use std::sync::Arc;
@@ -15,8 +15,6 @@ impl IoQueue {
     /// Ends everything that is in flight, since the controller has been disabled since the queue was made, or is gone.
     #[cold]
     pub(super) fn lose(&mut self, epoch: u32) {
-        self.cold.lost = true;
-        self.expected = ATTENTION;
         // A reset is the proof that the controller has let go of all memory. Of one that is gone there is none, unless the process that
         // served it is gone too.
         let (outcome, proven) = if epoch == GONE {
@@ -24,6 +22,14 @@ impl IoQueue {
         } else {
             (Outcome::Reset, true)
         };
+        self.end_all(outcome, proven);
+    }
+
+    /// Has everything that is in flight reported as `outcome`. `proven`: the controller has let go of it. The queue takes nothing more until it is
+    /// rebuilt.
+    pub(super) fn end_all(&mut self, outcome: Outcome, proven: bool) {
+        self.cold.lost = true;
+        self.expected = ATTENTION;
         let (mut reports, mut kept) = self.take_large(outcome, proven);
 
         for slot in take_slots(&mut self.slots) {
@@ -31,6 +37,8 @@ impl IoQueue {
                 (State::TimedOut, 0) => {
                     if let Some(buffer) = slot.buffer {
                         kept.push((slot.token, Segments::One(buffer)));
+                    } else if proven {
+                        self.cold.let_go.push(slot.token);
                     }
                 }
                 (_, 0) => {
@@ -71,14 +79,14 @@ impl IoQueue {
         }
     }
 
-    /// Whether the controller was reset since the queue was made, so that the queue must be rebuilt.
+    /// Whether the controller was reset since the queue was made, or the queue was deleted, so that it must be rebuilt.
     #[must_use]
     pub fn needs_rebuild(&self) -> bool {
         self.cold.inner.shared.epoch() != self.cold.made_in
     }
 
-    /// Creates the queue on the controller anew, after a reset. Nothing is submitted again: what was in flight is reported as
-    /// cancelled by [`poll`](Self::poll), before or after this call. Does nothing where no reset has been.
+    /// Creates the queue on the controller anew, after a reset or [`delete`](Self::delete). Nothing is submitted again: what was in flight is
+    /// reported as cancelled by [`poll`](Self::poll), before or after this call. Does nothing where neither has been.
     ///
     /// # Errors
     /// As [`Controller::io_queue`](crate::Controller::io_queue). The queue may be rebuilt later, or dropped.
@@ -114,6 +122,7 @@ impl IoQueue {
             }
         };
         self.cold.left_in = None;
+        self.cold.deleted = false;
         self.slots = SlotTable::new(self.slots.capacity() as u32);
         self.room = self.batch;
         self.cold.made_in = epoch;
@@ -171,7 +180,10 @@ impl Drop for IoQueue {
             }
             epoch = inner.shared.epoch();
         }
-        let let_go = epoch == GONE && inner.transport.has_let_go();
+        // Of a deleted queue there can be only the completion queue left, where nothing is posted any more: its memory is not the controller's, but
+        // its identifier is not free.
+        let let_go =
+            self.cold.deleted && left_in.is_none() || epoch == GONE && inner.transport.has_let_go();
         if !let_go && (is_known(epoch) || epoch == GONE) {
             inner.leave_queue_id(id);
             self.quarantine();

@@ -7,6 +7,7 @@
 //! | `repeat` | out and in again in one step, in place |
 //! | `large` | I/O that one command cannot carry, cut into commands |
 //! | `deadline` | commands that do not end in time |
+//! | `delete` | a queue that its owner has deleted, and commands whose end becomes certain late |
 //! | `lost` | what happens to a queue whose controller was reset, and to one that is dropped |
 //! | `blocking` | one I/O at a time, waited for |
 
@@ -30,6 +31,7 @@ use crate::rings::{QueueMemory, doorbells};
 mod blocking;
 mod completion;
 mod deadline;
+mod delete;
 mod large;
 mod lost;
 mod poll;
@@ -41,7 +43,8 @@ pub use repeat::{Again, Ended, Polled};
 
 use large::Large;
 
-/// The epoch that no controller ever has: `IoQueue::expected` is set to it to lead the hot path to the cold one.
+/// The epoch that no controller ever has: `IoQueue::expected` is set to it to lead the hot path to the cold one, and `Cold::made_in` for a queue
+/// that was deleted.
 const ATTENTION: u32 = u32::MAX - 1;
 
 /// By how many entries a completion queue is longer than its submission queue, where that one is short.
@@ -147,14 +150,18 @@ struct Cold {
     made_in: u32,
     /// The epoch in which the controller may know it although it could not be made.
     left_in: Option<u32>,
-    /// The controller was reset or has gone since.
+    /// The controller was reset or has gone since, or the queue was deleted.
     lost: bool,
+    /// The submission queue was deleted, so that the controller has let go of everything that the queue lent it.
+    deleted: bool,
     /// The controller has answered for a command that was not in flight.
     distrusted: bool,
     /// What is to be reported before anything new.
     reports: VecDeque<Completion>,
     large: Vec<Option<Large>>,
     reclaimed: Vec<(u64, Buffer)>,
+    /// Tokens of commands without a buffer that were reported as timed out and have ended since.
+    let_go: Vec<u64>,
     memory: QueueMemory,
 }
 
@@ -285,10 +292,12 @@ impl IoQueue {
                 made_in,
                 left_in: None,
                 lost: false,
+                deleted: false,
                 distrusted: false,
                 reports: VecDeque::with_capacity(capacity),
                 large: Vec::with_capacity(capacity),
                 reclaimed: Vec::new(),
+                let_go: Vec::new(),
                 memory,
                 inner,
             }),

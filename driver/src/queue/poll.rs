@@ -108,7 +108,7 @@ impl IoQueue {
             match slot.buffer {
                 Some(buffer) => self.cold.reclaimed.push((slot.token, buffer)),
                 None if slot.large != 0 => self.part_let_go(slot.large),
-                None => {}
+                None => self.cold.let_go.push(slot.token),
             }
             return None;
         }

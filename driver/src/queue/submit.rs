@@ -57,8 +57,12 @@ impl IoQueue {
     ///
     /// # Safety
     /// The entry is sent to an I/O queue unchecked. The caller answers for every address in it (data pointer, metadata pointer):
-    /// the memory is mapped for the controller, is not used otherwise, and stays so until the completion was
-    /// polled; after a [`TimedOut`](super::Outcome::TimedOut) or [`Gone`](super::Outcome::Gone) until the controller is closed.
+    /// the memory is mapped for the controller, is not used otherwise, and stays so until the controller has provably let go of it. That is so when the
+    /// command was polled with the outcome [`Done`](super::Outcome::Done), [`Reset`](super::Outcome::Reset) or [`Deleted`](super::Outcome::Deleted).
+    /// [`TimedOut`](super::Outcome::TimedOut) is no proof: it comes later, from [`let_go`](Self::let_go). Nor is [`Gone`](super::Outcome::Gone), unless
+    /// [`Controller::has_let_go`](crate::Controller::has_let_go) says so; else the memory is the controller's until it is closed
+    /// ([`Controller::keep`](crate::Controller::keep) sees to that). Before the queue is dropped with commands in flight it is to be
+    /// [deleted](Self::delete).
     ///
     /// # Errors
     /// [`Refused`]; nothing has reached the controller then.
@@ -199,6 +203,7 @@ impl IoQueue {
     pub(super) fn may_submit(&self) -> Result<(), SubmitError> {
         match self.shared.epoch() {
             GONE => Err(SubmitError::Gone),
+            _ if self.cold.deleted => Err(SubmitError::Deleted),
             epoch if epoch != self.cold.made_in => Err(SubmitError::Reset),
             _ => Ok(()),
         }
