@@ -12,7 +12,7 @@ pub enum QueueKind {
 }
 
 /// The command set of a namespace (Command Set Identifier, NVMe base specification 2.0, 5.17.2).
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
 pub struct CommandSet(pub u8);
 
 impl CommandSet {

@@ -6,11 +6,13 @@
 //! - [`Decoder`]: from a submission queue entry to a [`DecodedCommand`]: class, direction, extents with the kind of access, scope, persistence and length of a command.
 //! - [`Policy`]: the hook that says yes or no, [`Verdict`]; replaceable.
 //! - [`Client`]: who asks: the name that the policy gives it, and the identity that the kernel told.
+//! - [`policy`]: the policy file, its checks, and what is made of it.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).
 
 mod client;
 mod command;
 mod decode;
+pub mod policy;
 mod reason;
 mod verdict;
 

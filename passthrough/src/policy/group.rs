@@ -1,0 +1,182 @@
+//! The policy of a group that is lent to clients.
+
+use super::plain::Mode;
+use super::resolve::{ResolvedClient, ResolvedPolicy};
+use crate::client::Client;
+use crate::command::{Access, Class, ClassSet, DecodedCommand, Scope};
+use crate::reason::Reason;
+use crate::verdict::{Policy, Verdict};
+
+/// What a client was granted on one namespace.
+#[derive(Debug, Clone, Copy, Default)]
+struct Grant {
+    /// Blocks of the namespace; 0: there is no such namespace.
+    blocks: u64,
+    classes: ClassSet,
+}
+
+#[derive(Debug)]
+struct Rules {
+    observe: bool,
+    /// All operator classes that it was granted.
+    operator: ClassSet,
+    /// By namespace identifier.
+    grants: Box<[Grant]>,
+}
+
+/// The policy of a policy file.
+#[derive(Debug)]
+pub struct GroupPolicy {
+    clients: Box<[Rules]>,
+}
+
+/// What the client must be granted to touch blocks in that way. To learn anything of a block takes the right to read it.
+const fn right(access: Access) -> ClassSet {
+    match access {
+        Access::Read | Access::Probe => ClassSet::READ,
+        Access::Write => ClassSet::WRITE,
+        Access::Zero => ClassSet::WRITE_ZEROES,
+        Access::Deallocate | Access::Hint => ClassSet::DEALLOCATE,
+        Access::Poison => ClassSet::POISON,
+    }
+}
+
+/// What a class of commands on blocks must be granted; `None` for a class that is of something else.
+const fn granted_by(class: Class) -> Option<ClassSet> {
+    match class {
+        Class::Read | Class::BlockStatus => Some(ClassSet::READ),
+        Class::Write => Some(ClassSet::WRITE),
+        Class::Flush => Some(ClassSet::FLUSH),
+        Class::Compare => Some(ClassSet::COMPARE),
+        Class::WriteZeroes => Some(ClassSet::WRITE_ZEROES),
+        Class::Deallocate => Some(ClassSet::DEALLOCATE),
+        Class::Verify => Some(ClassSet::VERIFY),
+        Class::Copy => Some(ClassSet::COPY),
+        Class::Poison => Some(ClassSet::POISON),
+        Class::Virtual
+        | Class::Format
+        | Class::Firmware
+        | Class::Security
+        | Class::NamespaceManagement
+        | Class::Information
+        | Class::Owner
+        | Class::Vendor => None,
+    }
+}
+
+impl GroupPolicy {
+    /// Makes the policy of what was found to fit the controllers.
+    #[must_use]
+    pub fn new(policy: &ResolvedPolicy) -> Self {
+        Self {
+            clients: policy.clients.iter().map(Rules::new).collect(),
+        }
+    }
+}
+
+impl Rules {
+    fn new(client: &ResolvedClient) -> Self {
+        let highest = client.namespaces.iter().map(|one| one.nsid).max();
+        let mut grants = vec![Grant::default(); highest.map_or(0, |nsid| nsid as usize + 1)];
+        for namespace in &client.namespaces {
+            if let Some(grant) = grants.get_mut(namespace.nsid as usize) {
+                *grant = Grant {
+                    blocks: namespace.blocks,
+                    classes: namespace.allow,
+                };
+            }
+        }
+        Self {
+            observe: client.policy.mode == Mode::Observe,
+            operator: client.policy.classes() & ClassSet::OPERATOR,
+            grants: grants.into(),
+        }
+    }
+
+    #[inline(always)]
+    fn grant(&self, nsid: u32) -> Option<&Grant> {
+        self.grants
+            .get(nsid as usize)
+            .filter(|grant| grant.blocks != 0)
+    }
+
+    /// A command that lacks its class or the right to touch its blocks so, and nothing else.
+    #[cold]
+    fn lacking(&self, reason: Reason) -> Verdict {
+        if self.observe {
+            Verdict::Observe(reason.refusal())
+        } else {
+            Verdict::Deny(reason.refusal())
+        }
+    }
+
+    /// Commands that are not of blocks.
+    #[cold]
+    fn other(&self, command: &DecodedCommand<'_>) -> Verdict {
+        let deny = |reason: Reason| Verdict::Deny(reason.refusal());
+        match command.class {
+            // The virtual controller answers it out of what it keeps for this client alone.
+            Class::Virtual if command.scope == Scope::VirtualController => Verdict::Allow,
+            class if ClassSet::OPERATOR.has(class) => {
+                if !self.operator.has(class) {
+                    return deny(Reason::ClassNotGranted);
+                }
+                match command.scope {
+                    Scope::AllNamespaces => deny(Reason::AllNamespaces),
+                    // Not by the union: what was granted on one namespace does not reach another.
+                    Scope::Namespace | Scope::Extents => match self.grant(command.nsid) {
+                        None => deny(Reason::NamespaceNotGranted),
+                        Some(grant) if !grant.classes.has(class) => deny(Reason::ClassNotGranted),
+                        Some(_) => Verdict::Allow,
+                    },
+                    Scope::Controller | Scope::Subsystem | Scope::VirtualController => {
+                        if command.nsid != 0 && self.grant(command.nsid).is_none() {
+                            deny(Reason::NamespaceNotGranted)
+                        } else {
+                            Verdict::Allow
+                        }
+                    }
+                }
+            }
+            _ => deny(Reason::OwnerOnly),
+        }
+    }
+}
+
+impl Policy for GroupPolicy {
+    #[inline]
+    fn authorize(&self, command: &DecodedCommand<'_>, client: &Client) -> Verdict {
+        let deny = |reason: Reason| Verdict::Deny(reason.refusal());
+        let Some(rules) = self.clients.get(usize::from(client.id.0)) else {
+            return deny(Reason::ClassNotGranted);
+        };
+        let Some(mut needed) = granted_by(command.class) else {
+            return rules.other(command);
+        };
+        let Some(grant) = rules.grant(command.nsid) else {
+            return deny(Reason::NamespaceNotGranted);
+        };
+        if !matches!(command.scope, Scope::Extents | Scope::Namespace) {
+            return deny(Reason::OwnerOnly);
+        }
+        // The reach comes first: no mode lets a command out of its slice.
+        let class = needed;
+        for extent in command.extents {
+            if extent.nsid != command.nsid {
+                return deny(Reason::NamespaceNotGranted);
+            }
+            match extent.first.checked_add(extent.blocks) {
+                Some(end) if end <= grant.blocks => {}
+                _ => return deny(Reason::OutOfRange),
+            }
+            needed |= right(extent.access);
+        }
+        if grant.classes.contains(needed) {
+            Verdict::Allow
+        } else if grant.classes.contains(class) {
+            rules.lacking(Reason::AccessNotGranted)
+        } else {
+            rules.lacking(Reason::ClassNotGranted)
+        }
+    }
+}

@@ -1,0 +1,124 @@
+//! What each client may do: the policy file, its checks, and the [`Policy`](crate::Policy)s made of it.
+
+mod classes;
+mod document;
+mod error;
+mod facts;
+mod group;
+mod keys;
+mod names;
+mod owner;
+mod plain;
+mod quantity;
+mod resolve;
+mod rules;
+mod slices;
+#[cfg(test)]
+mod tests;
+mod warnings;
+
+use std::fs::File;
+use std::io::{self, Read};
+use std::path::{Path, PathBuf};
+
+pub use classes::{grantable, words};
+pub use document::Place;
+pub use error::{Fault, PolicyError};
+pub use facts::{Budget, ControllerFacts, NamespaceFacts};
+pub use group::GroupPolicy;
+pub use keys::{MAX_CLIENTS, MAX_NSID};
+pub use names::{ControllerNames, NamespaceNames, uuid_text};
+pub use owner::OwnerPolicy;
+pub use plain::{
+    AuditPolicy, ClientPolicy, Isolation, Limits, Mode, NamespacePolicy, PolicyFile, Source,
+};
+pub use resolve::{RealExtent, ResolvedClient, ResolvedNamespace, ResolvedPolicy, Warning};
+
+/// The socket of a client.
+fn socket_path(directory: &Path, name: &str) -> PathBuf {
+    directory.join(format!("{name}.sock"))
+}
+
+impl PolicyFile {
+    /// Reads a policy from a file.
+    ///
+    /// # Errors
+    /// [`PolicyError::Read`], or what is wrong with it, with the file's name.
+    pub fn open(path: &Path) -> Result<Self, PolicyError> {
+        let failed = |source| PolicyError::Read {
+            path: path.to_owned(),
+            source,
+        };
+        let mut text = String::new();
+        File::open(path)
+            .and_then(|file| file.take(keys::MAX_FILE + 1).read_to_string(&mut text))
+            .map_err(failed)?;
+        if text.len() as u64 > keys::MAX_FILE {
+            let error = io::Error::new(io::ErrorKind::FileTooLarge, "a policy has at most 4 MiB");
+            return Err(failed(error));
+        }
+        let base = path.parent().unwrap_or(Path::new(""));
+        let policy = Self::parse(&text, base).map_err(|error| error.in_file(path))?;
+        Ok(Self {
+            file: Some(path.to_owned()),
+            ..policy
+        })
+    }
+
+    /// Reads a policy from a text. Relative paths in it are relative to `base`.
+    ///
+    /// ```
+    /// use std::path::Path;
+    /// use nvme_vfio_passthrough::policy::PolicyFile;
+    ///
+    /// let policy = PolicyFile::parse(r#"
+    ///     controller = ["emulated:size=64M"]
+    ///     directory = "/run/nvme-vfio/0"
+    ///     audit = { path = "audit.jsonl" }
+    ///
+    ///     [[client]]
+    ///     name = "vm-a"
+    ///     uid = [1000]
+    ///     limits = { bandwidth = "200MiB/s" }
+    ///
+    ///     [[client.namespace]]
+    ///     nsid = 1
+    ///     source = [{ nsid = 1, start = 1000, blocks = 1000 }]
+    ///     allow = ["read", "write", "flush"]
+    /// "#, Path::new("/etc/nvme-vfio"))?;
+    /// assert_eq!(policy.audit.path, Path::new("/etc/nvme-vfio/audit.jsonl"));
+    /// # Ok::<(), nvme_vfio_passthrough::policy::PolicyError>(())
+    /// ```
+    ///
+    /// # Errors
+    /// What is wrong with it: the first thing that is found.
+    pub fn parse(text: &str, base: &Path) -> Result<Self, PolicyError> {
+        let policy = keys::read(text, base)?;
+        rules::check(&policy)?;
+        Ok(policy)
+    }
+
+    /// What tells the group from others: the lowest address of its controllers.
+    #[must_use]
+    pub fn group_name(&self) -> String {
+        rules::group_name(&self.controllers)
+    }
+
+    /// Where the socket of a client is made.
+    #[must_use]
+    pub fn socket(&self, client: &ClientPolicy) -> PathBuf {
+        socket_path(&self.directory, &client.name)
+    }
+
+    /// What a client's virtual controller is called.
+    #[must_use]
+    pub fn controller_names(&self, client: &ClientPolicy) -> ControllerNames {
+        names::controller(&self.group_name(), &client.name)
+    }
+
+    /// What a client's namespace is called.
+    #[must_use]
+    pub fn namespace_names(&self, client: &ClientPolicy, nsid: u32) -> NamespaceNames {
+        names::namespace(&self.group_name(), &client.name, nsid)
+    }
+}
