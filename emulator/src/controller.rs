@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
 use crate::admin::events::Events;
 use crate::admin::features::Features;
@@ -120,11 +120,13 @@ pub(crate) struct Core {
     /// How many more entries may be fetched in this turn, where there is a handler.
     pub(crate) budget: u32,
     /// A function-level reset waits for the handler to end its commands.
-    pub(crate) resetting: bool,
+    pub(crate) resetting: Arc<AtomicBool>,
     /// Whether this step looks at every doorbell of a queue that it serves.
     pub(crate) thorough: bool,
     /// Where the thread's last accesses to memory were.
     pub(crate) hints: [u32; 4],
+    /// Nothing but the watched doorbells can bring work; whoever takes the lock for anything but a turn ends that.
+    pub(crate) quiet: bool,
     /// How often a thread found nothing to do since it last looked at all doorbells.
     pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
@@ -230,9 +232,10 @@ impl Core {
             handler: None,
             handed: false,
             budget: u32::MAX,
-            resetting: false,
+            resetting: Arc::default(),
             thorough: false,
             hints: [0; 4],
+            quiet: false,
             rests: 0,
             paused: false,
             visitors: Arc::default(),

@@ -1,7 +1,11 @@
 //! The emulated controller as its users hold it.
 
+mod turn;
+
+pub use turn::Turn;
+
 use std::io;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::Thread;
 use std::time::Duration;
@@ -50,6 +54,8 @@ pub struct Emulator {
     trace: Arc<Tracer>,
     /// How many callers want the lock for something other than a step; a stepping thread lets them in.
     visitors: Arc<AtomicUsize>,
+    /// A function-level reset waits for commands that a handler has.
+    resetting: Arc<AtomicBool>,
 }
 
 impl Emulator {
@@ -124,6 +130,7 @@ impl Emulator {
             sleeper: Mutex::default(),
             trace: Arc::clone(&core.trace),
             visitors: Arc::clone(&core.visitors),
+            resetting: Arc::clone(&core.resetting),
             core: Mutex::new(core),
         })
     }
@@ -251,8 +258,9 @@ impl Emulator {
         core.backend.wakes() && !core.flights.is_empty()
     }
 
-    /// Says which thread steps the controller from now on.
-    pub(crate) fn stepped_by(&self, thread: &Thread) {
+    /// Says which thread steps the controller from now on: it is unparked when something comes that it has not seen as memory, which is whatever goes through a method of this
+    /// type: registers, and doorbells by message. A doorbell in memory that was mapped wakes nobody.
+    pub fn stepped_by(&self, thread: &Thread) {
         *self.sleeper.lock().unwrap_or_else(PoisonError::into_inner) = Some(thread.clone());
     }
 
@@ -266,8 +274,9 @@ impl Emulator {
 
     fn visit(&self) -> MutexGuard<'_, Core> {
         self.visitors.fetch_add(1, Ordering::Relaxed);
-        let core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
         self.visitors.fetch_sub(1, Ordering::Relaxed);
+        core.quiet = false;
         core
     }
 
@@ -303,6 +312,8 @@ impl Emulator {
         let memory = self.memory(&core);
         core.write_register(offset, bytes, value, &memory);
         core.interrupts.deliver();
+        drop((memory, core));
+        self.wake();
     }
 
     /// Reads configuration space; all ones past its 4096 bytes, or when the controller is gone.
@@ -329,7 +340,7 @@ impl Emulator {
     /// Whether a function-level reset waits for commands that a handler has.
     #[must_use]
     pub fn is_resetting(&self) -> bool {
-        self.visit().resetting
+        self.resetting.load(Ordering::Acquire)
     }
 
     /// Does what is pending: doorbells, commands, completions. How many completions were posted.

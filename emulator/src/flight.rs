@@ -192,6 +192,10 @@ impl Flights {
             .any(|flight| flight.touches(nsid))
     }
 
+    pub(crate) fn count(&self) -> usize {
+        self.slots.len() - self.free.len()
+    }
+
     #[inline]
     pub(crate) fn is_empty(&self) -> bool {
         self.free.len() == self.slots.len()

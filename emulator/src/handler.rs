@@ -33,6 +33,7 @@ pub trait CommandHandler: Send + Debug {
     fn poll(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>);
 
     /// The client wants its memory back: these commands shall end as soon as they can, done or not. They are still reported by [`poll`](CommandHandler::poll), as ever.
+    /// A command may be named more than once.
     fn cancel(&mut self, tags: &[u32]);
 
     /// The client has announced a normal shutdown: what it wrote shall become durable. On [`Handling::Taken`] the shutdown is complete when `tag` was reported; anything else

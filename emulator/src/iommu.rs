@@ -239,8 +239,8 @@ impl SoftwareIommu {
         self.writers.load(Ordering::Relaxed) > 0
     }
 
-    /// Maps memory as [`map`](IommuDomain::map) does, which another device sees at `lent`: [`DeviceMemory::lent`] tells that address as long as the mapping lives. It is for whoever lends
-    /// clients' memory on to a real device, and keeps it mapped there until this mapping is gone.
+    /// Maps memory as [`map`](IommuDomain::map) does. Where another device sees the same memory at `lent`, [`DeviceMemory::lent`] tells that address as long as the mapping lives: it is for
+    /// whoever lends clients' memory on to a real device, and keeps it mapped there until this mapping is gone.
     ///
     /// # Safety
     /// As for [`map`](IommuDomain::map).
@@ -249,19 +249,6 @@ impl SoftwareIommu {
     /// As [`map`](IommuDomain::map).
     #[allow(unsafe_code)] // As `map`.
     pub unsafe fn map_lent(
-        &self,
-        region: &MapRegion<'_>,
-        iova: Iova,
-        lent: Iova,
-    ) -> Result<(), MapError> {
-        // SAFETY: the same contract.
-        unsafe { self.map_as(region, iova, Some(lent)) }
-    }
-
-    /// # Safety
-    /// As for [`map`](IommuDomain::map).
-    #[allow(unsafe_code)] // As `map`.
-    unsafe fn map_as(
         &self,
         region: &MapRegion<'_>,
         iova: Iova,
@@ -403,7 +390,7 @@ impl IommuDomain for SoftwareIommu {
 
     unsafe fn map(&self, region: &MapRegion<'_>, iova: Iova) -> Result<(), MapError> {
         // SAFETY: the same contract.
-        unsafe { self.map_as(region, iova, None) }
+        unsafe { self.map_lent(region, iova, None) }
     }
 
     fn unmap(&self, iova: Iova, length: usize) -> Result<(), UnmapError> {

@@ -83,7 +83,7 @@ pub use backend::{
 pub use config::{BackendKind, CommandLimits, Config, ConfigError, LbaFormats, NamespaceConfig};
 pub use controller::Statistics;
 pub use doorbells::Doorbells;
-pub use emulator::Emulator;
+pub use emulator::{Emulator, Turn};
 pub use fault::{
     CommandFault, ControllerFault, Fault, Matcher, MediaFault, MediaOperation, MediaUntil, OnAbort,
     QueueKind, Until, When,
@@ -96,6 +96,6 @@ pub use iommu::{
 };
 pub use latency::{Latencies, Latency};
 pub use script::{FaultScript, ScriptError};
-pub use serve::{Patience, ServedController, served_domain};
+pub use serve::{Lender, Patience, ServedController, served_domain};
 pub use thread::{EmulatorThread, ThreadOptions};
 pub use trace::{DmaDirection, Trace, TraceEvent, TracePurpose, TraceRecord, TraceWriter};

@@ -1,5 +1,7 @@
 //! The life of a controller: enabled, disabled, shut down, reset, given up.
 
+use std::sync::atomic::Ordering;
+
 use crate::admin;
 use crate::admin::events::Events;
 use crate::controller::{Core, State};
@@ -121,7 +123,7 @@ impl Core {
     pub(crate) fn finish_stopping(&mut self, memory: &DeviceMemory<'_>) {
         self.collect_silently(memory);
         if self.flights.is_empty() {
-            if std::mem::take(&mut self.resetting) {
+            if self.resetting.load(Ordering::Relaxed) {
                 return self.clear();
             }
             self.trace.record(|| TraceEvent::Reset { function: false });
@@ -155,7 +157,8 @@ impl Core {
         admin::features::restart(self);
         self.firmware.reset();
         self.events = Events::default();
-        self.resetting = false;
+        // Release: whoever sees it sees that all commands have ended.
+        self.resetting.store(false, Ordering::Release);
         if let Some(handler) = &mut self.handler {
             handler.restarted();
         }
@@ -185,7 +188,7 @@ impl Core {
         if self.gone() {
             return true;
         }
-        if self.resetting {
+        if self.resetting.load(Ordering::Relaxed) {
             return false;
         }
         self.trace.record(|| TraceEvent::Reset { function: true });
@@ -203,7 +206,7 @@ impl Core {
         }
         self.registers.csts = status & !SHST | RDY;
         self.state = State::Stopping;
-        self.resetting = true;
+        self.resetting.store(true, Ordering::Relaxed);
         self.cancel_handled(u64::MAX);
         false
     }

@@ -1,12 +1,14 @@
 //! The controller as a device that is served over vfio-user.
 #![allow(unsafe_code)] // Lends clients' memory to the software IOMMU, and lets one descriptor become another file.
 
+mod lender;
+mod patience;
+
 use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::{Duration, Instant};
 
 use nvme_vfio_dma::{Access, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError};
 use nvme_vfio_user::device::{
@@ -18,6 +20,10 @@ use nvme_vfio_user::{ClientMemory, Eventfd};
 use crate::emulator::Emulator;
 use crate::interrupts::InterruptSink;
 use crate::iommu::SoftwareIommu;
+pub use lender::Lender;
+use lender::Mapping;
+pub use patience::Patience;
+use patience::Wait;
 
 /// Region indices of a PCI device (the kernel's VFIO numbering).
 const BAR0: u32 = 0;
@@ -28,39 +34,10 @@ const MSIX: u32 = 2;
 /// Where the doorbells begin in BAR 0.
 const DOORBELLS: u64 = 0x1000;
 
-/// How long commands may hold memory that their client wants back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Patience {
-    /// After so long they are aborted in the back end.
-    pub abort: Duration,
-    /// So long after that the controller gets CSTS.CFS, and its back end forgets them.
-    pub fatal: Duration,
-}
-
-impl Default for Patience {
-    /// Two seconds until commands are aborted, one more until the controller fails.
-    fn default() -> Patience {
-        Patience {
-            abort: Duration::from_secs(2),
-            fatal: Duration::from_secs(1),
-        }
-    }
-}
-
-/// A wait for commands that were in flight at its beginning.
-#[derive(Debug)]
-struct Wait {
-    since: Instant,
-    /// Commands that began before this are waited for.
-    mark: u64,
-    /// When they were aborted.
-    cancelled: Option<Instant>,
-}
-
 #[derive(Debug, Default)]
 struct Client {
-    /// By IOVA: length, and the memory while it is mapped.
-    memory: BTreeMap<u64, (u64, Option<ClientMemory>)>,
+    /// By IOVA.
+    memory: BTreeMap<u64, Mapping>,
     /// By IOVA: the mappings that go.
     unmapping: BTreeMap<u64, Wait>,
     leaving: Option<Wait>,
@@ -82,6 +59,7 @@ pub struct ServedController {
     areas: [SparseArea; 1],
     vectors: u16,
     patience: Patience,
+    lender: Option<Arc<dyn Lender>>,
     client: Mutex<Client>,
 }
 
@@ -112,8 +90,23 @@ impl ServedController {
             emulator,
             areas,
             patience,
+            lender: None,
             client: Mutex::default(),
         })
+    }
+
+    /// As [`ServedController::new`], with all memory that the client lends lent on to a real device.
+    ///
+    /// # Errors
+    /// No descriptor is to be had.
+    pub fn with_lender(
+        emulator: Arc<Emulator>,
+        patience: Patience,
+        lender: Arc<dyn Lender>,
+    ) -> io::Result<ServedController> {
+        let mut served = ServedController::new(emulator, patience)?;
+        served.lender = Some(lender);
+        Ok(served)
     }
 
     /// The controller.
@@ -126,42 +119,19 @@ impl ServedController {
         self.client.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Looks after a wait: whether nothing that it waits for is in flight any more. Commands that take too long are aborted, and then the
-    /// controller fails.
-    fn look_after(&self, wait: &mut Wait) -> Progress {
-        if !self.emulator.any_in_flight(wait.mark) {
-            return Progress::Done;
-        }
-        match wait.cancelled {
-            None if wait.since.elapsed() >= self.patience.abort => {
-                wait.cancelled = Some(Instant::now());
-                self.emulator.cancel(wait.mark);
-                Progress::Pending
-            }
-            Some(cancelled) if cancelled.elapsed() >= self.patience.fatal => {
-                self.emulator
-                    .abandon("commands hold memory that the host wants back");
-                Progress::Done
-            }
-            _ => Progress::Pending,
-        }
-    }
-
-    fn begin_wait(&self) -> Wait {
-        Wait {
-            since: Instant::now(),
-            mark: self.emulator.flight_mark(),
-            cancelled: None,
-        }
-    }
-
     /// The end of a mapping: nothing is under way on it any more.
     fn finish_unmap(&self, client: &mut Client, iova: u64, length: u64) -> Result<(), Errno> {
         self.iommu
             .unmap(Iova(iova), bytes(length)?)
             .map_err(|error| unmap_errno(&error))?;
-        client.memory.remove(&iova);
         client.unmapping.remove(&iova);
+        if let Some(Mapping {
+            memory: Some((memory, Some(lent))),
+            ..
+        }) = client.memory.remove(&iova)
+        {
+            self.take_back(lent, memory);
+        }
         Ok(())
     }
 
@@ -347,10 +317,16 @@ impl Device for ServedController {
         allowed.set(Access::DEVICE_READ, access.contains(DmaAccess::READ));
         allowed.set(Access::DEVICE_WRITE, access.contains(DmaAccess::WRITE));
         let size = bytes(length)?;
+        if memory.as_ref().is_some_and(|memory| memory.len() != size) {
+            return Err(Errno::EINVAL);
+        }
         let mut client = self.client();
+        let lent = match (&self.lender, &memory) {
+            (Some(lender), Some(memory)) => Some(lender.lend(memory, allowed)?),
+            _ => None,
+        };
         let mapped = match &memory {
             None => self.iommu.map_without_memory(Iova(iova), size, allowed),
-            Some(memory) if memory.len() != size => return Err(Errno::EINVAL),
             Some(memory) => {
                 let region = MapRegion {
                     pointer: memory.pointer(),
@@ -360,11 +336,17 @@ impl Device for ServedController {
                 };
                 // SAFETY: the handle is kept in `client.memory` until `unmap` of this very range has succeeded, and the memory is mapped as long as a
                 // handle lives: readable, and writable where the client allowed it (which `access` says).
-                unsafe { self.iommu.map(&region, Iova(iova)) }
+                unsafe { self.iommu.map_lent(&region, Iova(iova), lent) }
             }
         };
-        mapped.map_err(|error| map_errno(&error))?;
-        client.memory.insert(iova, (length, memory));
+        if let Err(error) = mapped {
+            if let (Some(memory), Some(lent)) = (memory, lent) {
+                self.take_back(lent, memory);
+            }
+            return Err(map_errno(&error));
+        }
+        let memory = memory.map(|memory| (memory, lent));
+        client.memory.insert(iova, Mapping { length, memory });
         Ok(())
     }
 
@@ -392,6 +374,14 @@ impl Device for ServedController {
         Ok(())
     }
 
+    fn settling(&self) -> Progress {
+        if self.emulator.is_resetting() {
+            Progress::Pending
+        } else {
+            Progress::Done
+        }
+    }
+
     fn disconnected(&self) -> Progress {
         let mut client = self.client();
         let mut wait = match client.leaving.take() {
@@ -413,7 +403,7 @@ impl Device for ServedController {
         let mappings: Vec<_> = client
             .memory
             .iter()
-            .map(|(iova, (length, _))| (*iova, *length))
+            .map(|(iova, mapping)| (*iova, mapping.length))
             .collect();
         for (iova, length) in mappings {
             if let Err(errno) = self.finish_unmap(&mut client, iova, length) {
@@ -430,5 +420,7 @@ impl Device for ServedController {
     }
 }
 
+#[cfg(test)]
+mod lent_tests;
 #[cfg(test)]
 mod tests;

@@ -2,8 +2,9 @@
 
 use std::sync::atomic::Ordering;
 
-use crate::controller::Core;
+use crate::controller::{Core, State};
 use crate::iommu::DeviceMemory;
+use crate::registers::{SHST, SHST_OCCURRING};
 
 /// The tail doorbell of a submission queue from which everything was fetched.
 #[derive(Clone, Copy, Debug)]
@@ -29,6 +30,17 @@ impl Core {
             && !self.events.deliverable()
     }
 
+    /// Whether doorbells bring nothing either: no commands are processed, and none is in flight.
+    pub(crate) fn is_at_rest(&mut self) -> bool {
+        self.watches.clear();
+        let still =
+            self.paused || matches!(self.state, State::Disabled | State::Ready) && !self.running();
+        still
+            && !self.interposed
+            && self.flights.is_empty()
+            && self.registers.csts & SHST != SHST_OCCURRING
+    }
+
     /// Notes the doorbells of all queues, if the controller waits for nothing else; whether it does.
     pub(crate) fn watch(&mut self) -> bool {
         self.watches.clear();
@@ -47,6 +59,15 @@ impl Core {
             }
         }
         true
+    }
+
+    /// Whether a doorbell was rung since [`Core::watch`].
+    #[inline]
+    pub(crate) fn any_rung(&self) -> bool {
+        self.watches.iter().any(|watch| {
+            let doorbell = self.doorbells.get(watch.place);
+            doorbell.is_some_and(|doorbell| doorbell.load(Ordering::Acquire) != watch.tail)
+        })
     }
 
     /// Serves the queues whose doorbells were rung since [`Core::watch`]: how many completions were posted, and whether the controller still waits

@@ -82,11 +82,17 @@ pub trait Device {
     /// What the reply shall say, for a device that cannot let go; the mapping then stays as it was.
     fn unmapping(&self, iova: u64, length: u64) -> Result<Progress, Errno>;
 
-    /// Resets the function. Mappings and interrupts set up stay.
+    /// Resets the function, or begins to ([`settling`](Self::settling)). Mappings and interrupts set up stay.
     ///
     /// # Errors
     /// What the reply shall say.
     fn reset(&self) -> Result<(), Errno>;
+
+    /// Is a reset under way, that [`reset`](Self::reset) or a write to a region began? Asked after each of them: while it is [`Progress::Pending`] the reply is held, the client's next messages
+    /// wait, and it is asked again at each poll of the session. A device whose resets are complete when they return has nothing to say.
+    fn settling(&self) -> Progress {
+        Progress::Done
+    }
 
     /// The client is gone, or the session ended it. The device lets go of all its memory and interrupts, and is asked at each poll until it has ([`Progress::Done`]: every handle of the
     /// client's memory has been dropped). Only then are its memory unmapped and the next client let in. A session that never came to a device's method ends with one call too.

@@ -4,6 +4,7 @@ mod end;
 mod maps;
 mod outgoing;
 mod requests;
+mod settling;
 mod unmap;
 mod version;
 
@@ -23,6 +24,7 @@ use crate::sigbus;
 use crate::socket::{Message, MessageReader, Socket, SocketError};
 use maps::Maps;
 use outgoing::Outgoing;
+use settling::Settling;
 use unmap::Unmap;
 
 /// What a session offers its client, and how long it waits for it.
@@ -109,6 +111,8 @@ enum Phase {
     Open,
     /// A DMA_UNMAP whose reply is held.
     Unmapping(Unmap),
+    /// A reset that is under way: the reply to what began it is held.
+    Settling(Settling),
     Ending(SessionEnd),
     Ended(SessionEnd),
 }
@@ -158,7 +162,9 @@ impl Session {
     #[must_use]
     pub const fn state(&self) -> SessionState {
         match self.phase {
-            Phase::Connected { .. } | Phase::Open | Phase::Unmapping(_) => SessionState::Open,
+            Phase::Connected { .. } | Phase::Open | Phase::Unmapping(_) | Phase::Settling(_) => {
+                SessionState::Open
+            }
             Phase::Ending(_) => SessionState::Ending,
             Phase::Ended(_) => SessionState::Ended,
         }
@@ -180,7 +186,7 @@ impl Session {
         match self.phase {
             Phase::Ending(_) | Phase::Ended(_) => None,
             _ if self.outgoing.is_waiting() => Some(PollFlags::POLLOUT),
-            Phase::Unmapping(_) => Some(PollFlags::empty()),
+            Phase::Unmapping(_) | Phase::Settling(_) => Some(PollFlags::empty()),
             Phase::Connected { .. } | Phase::Open => Some(PollFlags::POLLIN),
         }
     }
@@ -191,7 +197,9 @@ impl Session {
         let now = Instant::now();
         let phase = match &self.phase {
             Phase::Connected { until } => Some(*until),
-            Phase::Unmapping(_) | Phase::Ending(_) => Some(now + Self::ASK_AGAIN),
+            Phase::Unmapping(_) | Phase::Settling(_) | Phase::Ending(_) => {
+                Some(now + Self::ASK_AGAIN)
+            }
             Phase::Open | Phase::Ended(_) => None,
         };
         let look = self.maps.can_be_lost().then(|| now + Self::LOOK_AGAIN);
@@ -252,15 +260,19 @@ impl Session {
             }
             if let Phase::Unmapping(unmap) = &mut self.phase {
                 let Some(result) = unmap.ask(device, &mut self.maps) else {
-                    return if self.is_hung_up() {
-                        Err(SessionEnd::Closed)
-                    } else {
-                        Ok(())
-                    };
+                    return self.still_there();
                 };
                 let (header, request) = unmap.request();
                 self.phase = Phase::Open;
                 self.answer_unmap(&header, request, result);
+                continue;
+            }
+            if let Phase::Settling(settling) = self.phase {
+                if device.settling() == Progress::Pending {
+                    return self.still_there();
+                }
+                self.phase = Phase::Open;
+                self.reply(&settling.header, &settling.reply());
                 continue;
             }
             let Some(message) = self.receive()? else {
@@ -270,6 +282,15 @@ impl Session {
         }
         self.outgoing.send(&self.socket)?;
         Ok(())
+    }
+
+    /// Ends the session if the client has gone while its reply was held.
+    fn still_there(&self) -> Result<(), SessionEnd> {
+        if self.is_hung_up() {
+            Err(SessionEnd::Closed)
+        } else {
+            Ok(())
+        }
     }
 
     /// The next whole message, if it is there.

@@ -1,5 +1,6 @@
 use std::fs::File;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use nix::sys::eventfd::{EfdFlags, EventFd};
 use nix::sys::memfd::{MFdFlags, memfd_create};
@@ -198,7 +199,7 @@ impl Client {
 
 const SOON: Patience = Patience {
     abort: Duration::from_millis(30),
-    fatal: Duration::from_millis(30),
+    fatal: Some(Duration::from_millis(30)),
 };
 
 fn wait_for(mut done: impl FnMut() -> bool) {
@@ -231,7 +232,7 @@ fn an_unmap_waits_for_what_was_in_flight_and_for_nothing_later() {
 #[test]
 fn an_unmap_aborts_what_takes_too_long() {
     let client = client(Patience {
-        fatal: Duration::from_secs(60),
+        fatal: Some(Duration::from_secs(60)),
         ..SOON
     });
     client.shared.obedient.store(true, Ordering::Relaxed);

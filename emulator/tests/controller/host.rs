@@ -101,7 +101,11 @@ pub(crate) struct Host {
 impl Host {
     /// A controller that is not enabled yet, bus mastering on.
     pub(crate) fn new(config: &str) -> Host {
-        let emulator = Emulator::new(config.parse().unwrap()).unwrap();
+        Host::of(Emulator::new(config.parse().unwrap()).unwrap())
+    }
+
+    /// As [`Host::new`], of this controller.
+    pub(crate) fn of(emulator: Arc<Emulator>) -> Host {
         emulator.config_write(4, &[0x06, 0x00]);
         let space = AddressSpace::new(emulator.iommu());
         Host {

@@ -9,6 +9,7 @@ mod fault_storm;
 mod faults;
 mod features;
 mod firmware;
+mod handler;
 mod hardware;
 mod host;
 mod hostile;

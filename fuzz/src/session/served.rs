@@ -39,7 +39,7 @@ pub fn served(data: &[u8]) {
         };
         let patience = Patience {
             abort: time,
-            fatal: time,
+            fatal: Some(time),
         };
         for kind in 0..3 {
             clear(descriptors::of_kind(kind), descriptors::pages(kind));

@@ -2,10 +2,11 @@
 
 use std::os::fd::OwnedFd;
 
+use super::settling::{Began, Settling};
 use super::unmap::Unmap;
 use super::{Phase, Session, SessionEnd};
 use crate::device::{
-    Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Region, RegionFlags,
+    Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Progress, Region, RegionFlags,
 };
 use crate::eventfd::Eventfd;
 use crate::memory::{ClientMemory, page_size};
@@ -93,11 +94,11 @@ impl Session {
             Request::RegionWrite(access, data) => {
                 self.check_access(access, RegionFlags::WRITE, device)?;
                 device.region_write(access.region, access.offset, data)?;
-                self.reply(header, &Reply::RegionWrite(access));
+                self.settle(header, Began::RegionWrite(access), device);
             }
             Request::RegionWriteMulti(writes) => {
                 let count = self.write_multi(&writes, device)?;
-                self.reply(header, &Reply::RegionWriteMulti { count });
+                self.settle(header, Began::RegionWrites(count), device);
             }
             Request::DmaMap(map) => {
                 self.dma_map(&map, descriptors.into_iter().next(), device)?;
@@ -115,7 +116,7 @@ impl Session {
                     return Err(Errno::ENOTSUP);
                 }
                 device.reset()?;
-                self.reply(header, &Reply::DeviceReset);
+                self.settle(header, Began::Reset, device);
             }
             // Said once, or not for a client to say, or not offered.
             Request::Version(_) => return Err(Errno::EINVAL),
@@ -126,6 +127,19 @@ impl Session {
             | Request::MigDataWrite(_) => return Err(Errno::ENOTSUP),
         }
         Ok(())
+    }
+
+    /// Replies to what may have begun a reset, when that is complete.
+    fn settle(&mut self, header: &Header, began: Began, device: &dyn Device) {
+        let settling = Settling {
+            header: *header,
+            began,
+        };
+        if device.settling() == Progress::Pending {
+            self.phase = Phase::Settling(settling);
+        } else {
+            self.reply(header, &settling.reply());
+        }
     }
 
     /// Puts a reply there, if the client wants one.

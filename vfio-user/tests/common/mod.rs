@@ -32,6 +32,9 @@ pub const VECTORS: u32 = 40;
 /// Writing there in the configuration space makes the device touch every page of all memory that was lent to it.
 pub const TOUCH: u64 = 0x100;
 
+/// Writing there in the configuration space begins a reset.
+pub const RESET: u64 = 0x200;
+
 /// Storage with interrupts. Writing to its BAR at 0 triggers vector 0; offsets of 8 to 15 are refused.
 pub struct TestDevice {
     state: Mutex<State>,
@@ -46,6 +49,10 @@ pub struct State {
     pub maps: BTreeMap<u64, (u64, DmaAccess, Option<ClientMemory>)>,
     /// The device does not let go.
     pub hold: bool,
+    /// Resets take until this is false: those by message, and those that a write to the configuration space at `RESET` begins.
+    pub slow_resets: bool,
+    /// A reset is under way.
+    pub resetting: bool,
     /// What `unmapping` answers instead, once.
     pub fail: Option<Errno>,
     pub resets: usize,
@@ -175,6 +182,9 @@ impl Device for TestDevice {
         if index == CONFIG && offset == TOUCH {
             state.touch();
         }
+        if index == CONFIG && offset == RESET {
+            state.resetting = true;
+        }
         if state.writes.len() < 1000 {
             state.writes.push((index, offset, data.to_vec()));
         }
@@ -251,8 +261,19 @@ impl Device for TestDevice {
     }
 
     fn reset(&self) -> Result<(), Errno> {
-        self.state().resets += 1;
+        let mut state = self.state();
+        state.resets += 1;
+        state.resetting = true;
         Ok(())
+    }
+
+    fn settling(&self) -> Progress {
+        let mut state = self.state();
+        if state.resetting && state.slow_resets {
+            return Progress::Pending;
+        }
+        state.resetting = false;
+        Progress::Done
     }
 
     fn disconnected(&self) -> Progress {

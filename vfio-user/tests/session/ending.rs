@@ -4,6 +4,7 @@ use std::os::fd::OwnedFd;
 use std::time::{Duration, Instant};
 
 use crate::common::*;
+use nix::poll::PollFlags;
 use nvme_vfio_user::device::Errno;
 use nvme_vfio_user::message::{DmaUnmap, Request};
 use nvme_vfio_user::{SessionEnd, SessionState, Socket};
@@ -40,6 +41,40 @@ fn the_reply_of_an_unmap_waits_for_the_device() {
     assert_eq!(rig.device.state().resets, 1);
     rig.answer(next).expect("reset");
     rig.ask_with(&map(0, PAGE), &[&file]).expect("free again");
+}
+
+#[test]
+fn the_reply_of_a_reset_waits_for_the_device() {
+    let by_write = write(CONFIG, RESET, &[1, 0, 0, 0]);
+    for request in [Request::DeviceReset, by_write] {
+        let mut rig = Rig::open();
+        rig.device.state().slow_resets = true;
+        let id = rig.client.send(&request, &[]);
+        let next = rig.client.send(&write(BAR, 0x20, &[5]), &[]);
+        for _ in 0..10 {
+            assert_eq!(rig.poll(), SessionState::Open);
+            assert!(rig.client.try_receive().expect("a connection").is_none());
+        }
+        assert_eq!(rig.session.interest(), Some(PollFlags::empty()));
+        assert!(rig.session.deadline().is_some(), "only time brings it on");
+        let written = |rig: &Rig| rig.device.state().bar[0x20];
+        assert_eq!(written(&rig), 0, "what comes after it waits");
+        rig.device.state().slow_resets = false;
+        rig.answer(id).expect("reset");
+        rig.answer(next).expect("written");
+        assert_eq!(written(&rig), 5);
+        // A client that goes meanwhile is noticed.
+        rig.device.state().slow_resets = true;
+        rig.client.send(&request, &[]);
+        rig.poll();
+        let Rig {
+            device,
+            mut session,
+            client,
+        } = rig;
+        drop(client);
+        assert_eq!(session.poll(&device), SessionState::Ended);
+    }
 }
 
 #[test]

@@ -1,0 +1,54 @@
+//! A turn of a thread that serves many controllers.
+
+use std::sync::PoisonError;
+
+use super::Emulator;
+
+/// How many looks at the doorbells found nothing before those are looked at that nothing correct rings.
+const RESTS_OF_TURNS: u32 = 4096;
+
+/// What happened in a [turn](Emulator::turn).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Submission entries that were fetched.
+    pub fetched: u64,
+    /// Completion entries that were posted.
+    pub posted: u64,
+    /// Commands that are in flight.
+    pub in_flight: usize,
+    /// Nothing but a doorbell, or a method of the controller, can bring work.
+    pub quiet: bool,
+}
+
+impl Emulator {
+    /// One bounded turn, for a thread that serves many controllers one after the other: what has ended is posted, and at most `limit` entries are fetched (there is no limit
+    /// without a [`CommandHandler`](crate::CommandHandler)). Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
+    pub fn turn(&self, limit: u32) -> Turn {
+        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        if core.quiet && !core.any_rung() {
+            core.rests += 1;
+            if core.rests >= RESTS_OF_TURNS {
+                core.rests = 0;
+                core.find_stray_doorbells();
+            }
+            return Turn {
+                quiet: true,
+                ..Turn::default()
+            };
+        }
+        let memory = self.memory(&core);
+        memory.set_hints(core.hints);
+        let (commands, completions) = (core.statistics.commands, core.statistics.completions);
+        core.budget = limit;
+        core.advance(&memory);
+        core.budget = u32::MAX;
+        core.hints = memory.hints();
+        core.quiet = core.is_at_rest() || core.watch();
+        Turn {
+            fetched: core.statistics.commands - commands,
+            posted: core.statistics.completions - completions,
+            in_flight: core.flights.count(),
+            quiet: core.quiet,
+        }
+    }
+}
