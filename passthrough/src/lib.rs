@@ -14,6 +14,7 @@ mod command;
 mod decode;
 pub mod policy;
 mod reason;
+pub mod server;
 mod verdict;
 
 pub use client::{Client, ClientId, Identity};

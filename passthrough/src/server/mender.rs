@@ -1,0 +1,356 @@
+//! A thread that mends queues whose commands do not end, so that the thread that polls never waits for a controller.
+
+use std::collections::VecDeque;
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
+
+use nvme_vfio::{Completion, Controller, Error, IoQueue, Outcome};
+
+use super::escalation::{Action, Done, Escalation, Need, Seen, Step, Times};
+use super::events::{Herald, MenderEvent};
+use crate::client::ClientId;
+
+/// How often queues that are being mended are looked at.
+const LOOK_AGAIN: Duration = Duration::from_millis(1);
+/// How often the status of the controllers is looked at; resets are announced as late as this.
+const LOOK_AT_CONTROLLERS: Duration = Duration::from_secs(1);
+
+/// A queue that comes back.
+#[derive(Debug)]
+pub struct Mended {
+    /// The queue. What has ended and is not among `completions` is reported by its `poll`.
+    pub queue: IoQueue,
+    /// What has ended meanwhile, in that order: to be treated before what the queue reports next.
+    pub completions: Vec<Completion>,
+    /// How far it went.
+    pub step: Step,
+    /// Whether the queue takes commands. Where it does not its controller is gone, and no proof is to be had that commands without a completion have let go of memory.
+    pub usable: bool,
+}
+
+#[derive(Debug, Default)]
+struct Mailbox {
+    ready: AtomicBool,
+    mended: Mutex<Option<Mended>>,
+}
+
+/// The way back of one queue.
+#[derive(Debug)]
+pub struct Repair(Arc<Mailbox>);
+
+impl Repair {
+    /// The queue, once it has been mended; never waits. At most one answer.
+    pub fn take(&self) -> Option<Mended> {
+        // Acquire pairs with the Release of the mender, which stored the queue before.
+        if !self.0.ready.load(Ordering::Acquire) {
+            return None;
+        }
+        lock(&self.0.mended).take()
+    }
+}
+
+/// One queue that is being mended.
+struct Case {
+    client: ClientId,
+    controller: usize,
+    queue: IoQueue,
+    /// Tokens of commands that have not ended.
+    overdue: Vec<u64>,
+    completions: Vec<Completion>,
+    escalation: Escalation,
+    back: Arc<Mailbox>,
+}
+
+#[derive(Default)]
+struct Inbox {
+    cases: VecDeque<(ClientId, usize, IoQueue, Need, Arc<Mailbox>)>,
+    stop: bool,
+}
+
+#[derive(Default)]
+struct Shared {
+    inbox: Mutex<Inbox>,
+    came: Condvar,
+}
+
+/// Where queues are handed over. Clones hand over to the same thread.
+#[derive(Clone)]
+pub struct Mender(Arc<Shared>);
+
+impl std::fmt::Debug for Mender {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Mender").finish_non_exhaustive()
+    }
+}
+
+impl Mender {
+    /// Hands over a queue of one client on one controller, the index of which is that of the server's list. Nothing here waits.
+    #[must_use]
+    pub fn mend(&self, client: ClientId, controller: usize, queue: IoQueue, need: Need) -> Repair {
+        let back = Arc::<Mailbox>::default();
+        lock(&self.0.inbox)
+            .cases
+            .push_back((client, controller, queue, need, Arc::clone(&back)));
+        self.0.came.notify_one();
+        Repair(back)
+    }
+}
+
+/// The mender's thread; it ends, with the queues that it has, when this is dropped.
+#[derive(Debug)]
+pub struct MenderThread {
+    mender: Mender,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl MenderThread {
+    /// Starts it for the queues of these controllers.
+    ///
+    /// # Errors
+    /// The system gave no thread.
+    pub fn start(
+        controllers: Vec<Controller>,
+        times: Times,
+        herald: Herald,
+    ) -> io::Result<MenderThread> {
+        let shared = Arc::<Shared>::default();
+        let known = controllers.iter().map(|controller| Known {
+            resets: controller.events().resets,
+            gone: false,
+        });
+        let mut work = Work {
+            known: known.collect(),
+            looked: Instant::now(),
+            controllers,
+            times,
+            herald,
+            cases: Vec::new(),
+        };
+        let theirs = Arc::clone(&shared);
+        let thread = thread::Builder::new()
+            .name("nvme-mender".into())
+            .spawn(move || work.run(&theirs))?;
+        Ok(MenderThread {
+            mender: Mender(shared),
+            thread: Some(thread),
+        })
+    }
+
+    /// Where queues are handed over.
+    #[must_use]
+    pub fn mender(&self) -> Mender {
+        self.mender.clone()
+    }
+}
+
+impl Drop for MenderThread {
+    fn drop(&mut self) {
+        lock(&self.mender.0.inbox).stop = true;
+        self.mender.0.came.notify_one();
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread that mends queues panicked");
+        }
+    }
+}
+
+/// What was announced of a controller.
+struct Known {
+    resets: u64,
+    gone: bool,
+}
+
+struct Work {
+    controllers: Vec<Controller>,
+    known: Vec<Known>,
+    /// When the controllers' status was looked at last.
+    looked: Instant,
+    times: Times,
+    herald: Herald,
+    cases: Vec<Case>,
+}
+
+impl Work {
+    fn run(&mut self, shared: &Shared) {
+        while self.take_in(shared) {
+            self.look_after_all();
+            self.look_at_controllers();
+            if !self.cases.is_empty() {
+                thread::sleep(LOOK_AGAIN);
+            }
+        }
+    }
+
+    /// Takes what has come; waits for something where nothing is under way. False when it shall end.
+    fn take_in(&mut self, shared: &Shared) -> bool {
+        let mut inbox = lock(&shared.inbox);
+        if inbox.cases.is_empty() && self.cases.is_empty() && !inbox.stop {
+            inbox = shared
+                .came
+                .wait_timeout(inbox, LOOK_AT_CONTROLLERS)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
+        }
+        let now = Instant::now();
+        for (client, controller, queue, need, back) in inbox.cases.drain(..) {
+            self.cases.push(Case {
+                client,
+                controller,
+                queue,
+                escalation: Escalation::new(&need, now, self.times),
+                overdue: match need {
+                    Need::Overdue(tokens) => tokens,
+                    Need::Rebuild => Vec::new(),
+                },
+                completions: Vec::new(),
+                back,
+            });
+        }
+        !inbox.stop
+    }
+
+    fn look_after_all(&mut self) {
+        let mut index = 0;
+        while let Some(case) = self.cases.get_mut(index) {
+            let Some(controller) = self.controllers.get(case.controller) else {
+                // The server numbers its controllers itself, so this cannot come; the queue is dropped, which deletes it.
+                tracing::error!(index = case.controller, "no such controller");
+                self.cases.swap_remove(index);
+                continue;
+            };
+            match case.look_after(controller, &self.herald) {
+                None => index += 1,
+                Some(usable) => self.cases.swap_remove(index).give_back(usable),
+            }
+        }
+    }
+
+    /// Resets controllers that have failed without a command that would tell, and says which were reset, whoever did it.
+    fn look_at_controllers(&mut self) {
+        let now = Instant::now();
+        let look = now.saturating_duration_since(self.looked) >= LOOK_AT_CONTROLLERS;
+        if look {
+            self.looked = now;
+        }
+        for (index, (controller, known)) in self.controllers.iter().zip(&mut self.known).enumerate()
+        {
+            if look && !known.gone {
+                match controller.check_status() {
+                    Ok(()) => {}
+                    Err(Error::Gone) => {
+                        known.gone = true;
+                        self.herald.tell(MenderEvent::Gone { controller: index });
+                    }
+                    Err(error) => {
+                        tracing::warn!(%error, "a controller has failed");
+                        self.herald.tell(MenderEvent::Resetting {
+                            client: None,
+                            controller: index,
+                        });
+                        // What comes of it is told below, or seen at the next look.
+                        let _ = controller.recover();
+                    }
+                }
+            }
+            let resets = controller.events().resets;
+            if resets != known.resets {
+                known.resets = resets;
+                self.herald.tell(MenderEvent::Reset { controller: index });
+            }
+        }
+    }
+}
+
+impl Case {
+    /// One look, and what is to be done then. Whether the queue can be used, once it is to go back.
+    fn look_after(&mut self, controller: &Controller, herald: &Herald) -> Option<bool> {
+        while let Some(completion) = self.queue.poll() {
+            if completion.outcome != Outcome::TimedOut {
+                self.overdue.retain(|token| *token != completion.token);
+            }
+            self.completions.push(completion);
+        }
+        let action = self.escalation.next(Seen {
+            now: Instant::now(),
+            overdue: self.overdue.len(),
+            lost: self.queue.needs_rebuild(),
+            distrusted: self.queue.is_distrusted(),
+        });
+        let client = self.client;
+        let result = match action {
+            Action::Wait => return None,
+            Action::Return { usable } => return Some(usable),
+            Action::CheckStatus => controller.check_status(),
+            Action::Abort => {
+                herald.tell(MenderEvent::Aborting {
+                    client,
+                    controller: self.controller,
+                    commands: self.overdue.len(),
+                });
+                self.abort()
+            }
+            Action::DeleteQueue => {
+                herald.tell(MenderEvent::DeletingQueue {
+                    client,
+                    controller: self.controller,
+                    commands: self.queue.in_flight(),
+                });
+                self.queue.delete()
+            }
+            Action::ResetController => {
+                herald.tell(MenderEvent::Resetting {
+                    client: Some(client),
+                    controller: self.controller,
+                });
+                controller.recover()
+            }
+            Action::Rebuild => self.queue.rebuild(),
+        };
+        let done = match result {
+            Ok(()) => Done::Well,
+            Err(Error::Gone) => Done::Gone,
+            Err(error) => {
+                tracing::warn!(?action, %error, "a step to mend a queue failed");
+                Done::Failed
+            }
+        };
+        self.escalation.done(done, Instant::now());
+        None
+    }
+
+    /// Has the overdue commands aborted, one after the other.
+    fn abort(&mut self) -> Result<(), Error> {
+        for token in &self.overdue {
+            if self.queue.needs_rebuild() {
+                break;
+            }
+            self.queue.abort(*token)?;
+        }
+        Ok(())
+    }
+
+    fn give_back(mut self, usable: bool) {
+        // What ended with the last step.
+        while let Some(completion) = self.queue.poll() {
+            self.completions.push(completion);
+        }
+        *lock(&self.back.mended) = Some(Mended {
+            queue: self.queue,
+            completions: self.completions,
+            step: self.escalation.step(),
+            usable,
+        });
+        self.back.ready.store(true, Ordering::Release);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,23 @@
+//! The server: sockets, threads, lent memory, and what is done when something goes wrong.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `escalation` | the steps against commands that do not end, as a state machine |
+//! | `mender` | the thread that takes them, away from the thread that polls |
+//! | `events` | what it tells of its work |
+//! | `backoff`, `rotation` | how the thread that polls rests, and whose turn it is, as state machines |
+//! | `directory` | where the sockets are |
+//! | `identity` | who a process is |
+
+mod backoff;
+mod directory;
+mod escalation;
+mod events;
+mod identity;
+mod mender;
+mod rotation;
+
+pub use directory::DirectoryError;
+pub use escalation::{Need, Step, Times};
+pub use events::{Herald, MenderEvent};
+pub use mender::{Mended, Mender, MenderThread, Repair};

@@ -1,0 +1,163 @@
+//! The thread that gives all virtual controllers their turns.
+
+use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::thread::{self, JoinHandle, Thread};
+use std::time::Instant;
+
+use nvme_vfio_emulator::Emulator;
+
+use super::backoff::{Backoff, Rest, Round};
+use super::rotation::Rotation;
+
+/// Commands that one client may have fetched in one turn.
+const TURN: u32 = 32;
+/// Rounds without work between two looks at the clock, while nothing has been idle for long.
+const ROUNDS: u32 = 64;
+
+/// A virtual controller's place at the thread that polls.
+#[derive(Debug)]
+pub(crate) struct Seat {
+    emulator: Arc<Emulator>,
+    /// Whether a client is there, or something of its is still under way.
+    taken: AtomicBool,
+}
+
+impl Seat {
+    pub(crate) fn new(emulator: Arc<Emulator>) -> Arc<Seat> {
+        Arc::new(Seat {
+            emulator,
+            taken: AtomicBool::new(false),
+        })
+    }
+
+    /// A client has come, or has gone and left nothing under way.
+    pub(crate) fn take(&self, taken: bool) {
+        // Release: what was done for the client before is seen by the thread that polls.
+        self.taken.store(taken, Ordering::Release);
+    }
+}
+
+/// What the thread has done.
+#[derive(Debug, Default)]
+pub(crate) struct Work {
+    pub(crate) fetched: AtomicU64,
+    pub(crate) posted: AtomicU64,
+    /// Times that it went to sleep.
+    pub(crate) sleeps: AtomicU64,
+}
+
+/// The thread; it ends when this is dropped.
+#[derive(Debug)]
+pub(crate) struct Poller {
+    stop: Arc<AtomicBool>,
+    work: Arc<Work>,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl Poller {
+    /// `busy`: it never sleeps while a client is connected.
+    pub(crate) fn start(seats: Vec<Arc<Seat>>, busy: bool, cpu: Option<usize>) -> io::Result<Poller> {
+        let stop = Arc::<AtomicBool>::default();
+        let work = Arc::<Work>::default();
+        let (theirs, stopped) = (Arc::clone(&work), Arc::clone(&stop));
+        let for_thread = seats.clone();
+        let thread = thread::Builder::new()
+            .name("nvme-serve".into())
+            .spawn(move || {
+                if let Some(id) = cpu
+                    && !core_affinity::set_for_current(core_affinity::CoreId { id })
+                {
+                    tracing::warn!(cpu = id, "the thread that polls could not be kept on its processor");
+                }
+                poll(&for_thread, &stopped, busy, &theirs);
+            })?;
+        for seat in &seats {
+            seat.emulator.stepped_by(thread.thread());
+        }
+        Ok(Poller {
+            stop,
+            work,
+            thread: Some(thread),
+        })
+    }
+
+    /// What it has done so far.
+    pub(crate) fn work(&self) -> &Work {
+        &self.work
+    }
+
+    /// For waking it.
+    pub(crate) fn thread(&self) -> Option<Thread> {
+        self.thread.as_ref().map(|thread| thread.thread().clone())
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Release);
+        if let Some(thread) = self.thread.take() {
+            thread.thread().unpark();
+            if thread.join().is_err() {
+                tracing::error!("the thread that polls panicked");
+            }
+        }
+    }
+}
+
+fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
+    let mut rotation = Rotation::new(seats.len());
+    let mut backoff = Backoff::new(busy);
+    let mut idle_rounds = 0;
+    while !stop.load(Ordering::Acquire) {
+        let (mut taken, mut in_flight) = (false, false);
+        let (mut fetched, mut posted) = (0, 0);
+        // Those that had no work for long are left out only while others have some.
+        let all = idle_rounds > 0;
+        let worked = rotation.round(all, |index| {
+            let Some(seat) = seats.get(index).filter(|seat| seat.taken.load(Ordering::Acquire)) else {
+                return false;
+            };
+            taken = true;
+            // A message is being answered: its thread has the controller, and this one does not wait for it.
+            if seat.emulator.is_wanted() {
+                in_flight = true;
+                return false;
+            }
+            let turn = seat.emulator.turn(TURN);
+            in_flight |= turn.in_flight > 0;
+            fetched += turn.fetched;
+            posted += turn.posted;
+            turn.fetched + turn.posted > 0
+        });
+        if worked {
+            idle_rounds = 0;
+            // One writer, so no locked instruction is needed.
+            let add = |count: &AtomicU64, by| count.store(count.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+            add(&work.fetched, fetched);
+            add(&work.posted, posted);
+            backoff.after(Round::Worked, Instant::now);
+            continue;
+        }
+        idle_rounds += 1;
+        // Nobody rests before everybody was looked at, and the first rounds without work cost no look at the clock.
+        if !all || idle_rounds < ROUNDS && taken && !backoff.is_resting() {
+            std::hint::spin_loop();
+            continue;
+        }
+        let round = match (taken, in_flight) {
+            (false, _) => Round::Alone,
+            (true, true) => Round::InFlight,
+            (true, false) => Round::Idle,
+        };
+        match backoff.after(round, Instant::now) {
+            Rest::None => std::hint::spin_loop(),
+            Rest::Yield => thread::yield_now(),
+            Rest::Sleep(time) => {
+                work.sleeps.store(work.sleeps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                thread::park_timeout(time);
+            }
+        }
+    }
+}
