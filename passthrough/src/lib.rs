@@ -9,6 +9,7 @@
 //! - [`policy`]: the policy file, its checks, and what is made of it.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).
 
+pub mod audit;
 mod client;
 mod command;
 mod decode;

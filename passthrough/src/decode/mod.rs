@@ -26,6 +26,15 @@ use table::{Row, Rule};
 /// Bytes that a block may have at most, as a power of two.
 const BLOCK_SHIFT_MAX: u8 = 32;
 
+/// The name of an opcode, whether or not a command with it can be decoded.
+pub(crate) fn name(queue: QueueKind, opcode: u8) -> &'static str {
+    let table = match queue {
+        QueueKind::Io => &io::TABLE,
+        QueueKind::Admin => &admin::TABLE,
+    };
+    table[usize::from(opcode)].name
+}
+
 /// Decodes commands, one at a time; it keeps the memory for their extents, so that decoding allocates nothing.
 ///
 /// ```

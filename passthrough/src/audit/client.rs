@@ -1,0 +1,219 @@
+//! What the thread that polls calls for each command.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroU32;
+use std::sync::Arc;
+use std::time::Instant;
+
+use nvme_vfio_queues::Status;
+
+use super::record::{Decoded, Record, What};
+use super::shared::{AuditOptions, Counts, Shared};
+use crate::client::{ClientId, Identity};
+use crate::command::{Class, DecodedCommand, QueueKind};
+use crate::reason::Refusal;
+use crate::verdict::Verdict;
+
+/// Commands whose end is awaited that fit, whatever was asked for.
+const MOST_OUTSTANDING: u32 = 1 << 17;
+
+/// A command whose end the audit waits for. Give it to [`ClientAudit::end`] of the same client.
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "the record is written when the command ends"]
+pub struct Started(NonZeroU32);
+
+/// The audit of one client's commands, for the thread that polls: no lock, no allocation, no clock of its own, and no waiting. What finds no room is dropped and
+/// counted.
+#[derive(Debug)]
+pub struct ClientAudit {
+    /// Allowed reads and writes until the next that is recorded.
+    until_sample: u64,
+    shared: Arc<Shared>,
+    identity: Identity,
+    sampler: Sampler,
+    /// Records whose commands are under way.
+    started: Vec<Option<Record>>,
+    free: Vec<NonZeroU32>,
+}
+
+impl ClientAudit {
+    /// The audit of a client that may have `outstanding` commands under way at once.
+    pub(super) fn new(shared: Arc<Shared>, options: &AuditOptions, outstanding: u32) -> Self {
+        let outstanding = outstanding.clamp(1, MOST_OUTSTANDING);
+        let mut sampler = Sampler::new(options.sample_allowed_io);
+        ClientAudit {
+            until_sample: sampler.next(),
+            shared,
+            identity: Identity::default(),
+            sampler,
+            started: vec![None; outstanding as usize],
+            free: (1..=outstanding)
+                .rev()
+                .filter_map(NonZeroU32::new)
+                .collect(),
+        }
+    }
+
+    /// An audit that is written nowhere: everything is counted, and its records are dropped, which is counted as well. For a process that lends nothing to anybody.
+    #[must_use]
+    pub fn detached(name: &str) -> ClientAudit {
+        let options = AuditOptions {
+            ring: 0,
+            sample_allowed_io: 0,
+            ..AuditOptions::default()
+        };
+        let shared = Shared::new(ClientId(0), name.into(), &options);
+        ClientAudit::new(Arc::new(shared), &options, 1)
+    }
+
+    /// Who is connected from now on, as the kernel says it. It is stamped on every record.
+    pub fn identify(&mut self, identity: Identity) {
+        self.identity = identity;
+    }
+
+    /// The client's place in the policy.
+    #[must_use]
+    pub fn id(&self) -> ClientId {
+        self.shared.id
+    }
+
+    /// What was counted since the start.
+    #[must_use]
+    pub fn counts(&self) -> Counts {
+        self.shared.counts()
+    }
+
+    /// Counts a command that was judged, and records it but for those that the policy leaves out.
+    ///
+    /// Call it once for each command that has been decoded, and give what it returns to [`end`](Self::end) when the command has ended. `None`: the audit
+    /// does not wait for the end: an allowed read or write that is only counted, a command that the virtual controller answers itself, or one that the verdict refuses.
+    #[inline]
+    pub fn begin(
+        &mut self,
+        command: &DecodedCommand<'_>,
+        verdict: &Verdict,
+        now: Instant,
+    ) -> Option<Started> {
+        if matches!(command.class, Class::Read | Class::Write) && matches!(verdict, Verdict::Allow)
+        {
+            self.until_sample = self.until_sample.wrapping_sub(1);
+            if self.until_sample != 0 {
+                self.shared.count(command.class, command.length);
+                return None;
+            }
+            self.until_sample = self.sampler.next();
+        }
+        self.record(command, verdict, now)
+    }
+
+    /// Records what is not only counted.
+    #[cold]
+    #[inline(never)]
+    fn record(
+        &mut self,
+        command: &DecodedCommand<'_>,
+        verdict: &Verdict,
+        now: Instant,
+    ) -> Option<Started> {
+        let identity = self.identity;
+        let record = |status| Record {
+            at: now,
+            latency: None,
+            identity,
+            verdict: *verdict,
+            status,
+            what: What::Decoded(Decoded::new(command)),
+        };
+        match verdict {
+            Verdict::Deny(refusal) => {
+                let status = Some(refusal.status);
+                self.shared.refuse(refusal.reason, || record(status));
+                None
+            }
+            Verdict::Allow | Verdict::Observe(_) if command.class == Class::Virtual => {
+                self.shared.answer(|| record(None));
+                None
+            }
+            Verdict::Allow | Verdict::Observe(_) => {
+                let Some(place) = self.free.pop() else {
+                    self.shared.commands.skip();
+                    return None;
+                };
+                if let Some(started) = self.started.get_mut(index(place)) {
+                    *started = Some(record(None));
+                }
+                Some(Started(place))
+            }
+        }
+    }
+
+    /// A command has ended, with that status, and its record goes to be written.
+    pub fn end(&mut self, started: Started, status: Status, now: Instant) {
+        let Started(place) = started;
+        let Some(mut record) = self.started.get_mut(index(place)).and_then(Option::take) else {
+            // It was another client's.
+            return;
+        };
+        let latency = now.saturating_duration_since(record.at).as_nanos();
+        record.latency = Some(u64::try_from(latency).unwrap_or(u64::MAX));
+        record.status = Some(status);
+        self.shared.commands.put(record);
+        self.free.push(place);
+    }
+
+    /// A command was refused before it could be judged: nothing decodes it. `entry` is the submission queue entry as it was copied.
+    pub fn refused(&mut self, queue: QueueKind, entry: &[u32; 16], refusal: Refusal, now: Instant) {
+        let identity = self.identity;
+        self.shared.refuse(refusal.reason, || Record {
+            at: now,
+            latency: None,
+            identity,
+            verdict: Verdict::Deny(refusal),
+            status: Some(refusal.status),
+            what: What::Raw {
+                queue,
+                entry: *entry,
+            },
+        });
+    }
+}
+
+/// Where a started record is.
+fn index(place: NonZeroU32) -> usize {
+    place.get() as usize - 1
+}
+
+/// Says which of the allowed reads and writes are recorded: exactly one in each run of so many, at a place in it that the client cannot foresee.
+#[derive(Debug)]
+struct Sampler {
+    one_in: u64,
+    /// Commands of the present run that follow the sample.
+    rest: u64,
+    random: u64,
+}
+
+impl Sampler {
+    fn new(one_in: u32) -> Sampler {
+        Sampler {
+            one_in: u64::from(one_in),
+            rest: 0,
+            // Odd, so never 0. The state's keys are random.
+            random: RandomState::new().hash_one(one_in) | 1,
+        }
+    }
+
+    /// Commands up to the next one that is recorded, itself included.
+    fn next(&mut self) -> u64 {
+        if self.one_in == 0 {
+            return u64::MAX;
+        }
+        // Marsaglia's xorshift.
+        self.random ^= self.random << 13;
+        self.random ^= self.random >> 7;
+        self.random ^= self.random << 17;
+        let place = self.random % self.one_in;
+        let until = self.rest + place + 1;
+        self.rest = self.one_in - place - 1;
+        until
+    }
+}

@@ -1,0 +1,276 @@
+//! What the two ends of a client's audit share.
+
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex};
+
+use super::event::{Event, Happened};
+use super::record::Record;
+use super::ring::Ring;
+use crate::client::ClientId;
+use crate::command::Class;
+use crate::reason::Reason;
+
+/// Records that a ring holds at least, however little memory it was given.
+const LEAST_RECORDS: usize = 64;
+
+/// Records of the ring of a client's connections. There is hardly one a second.
+const CONNECTION_RECORDS: usize = 256;
+
+/// How much is recorded.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct AuditOptions {
+    /// Bytes of memory for the records of each client that wait to be written. A quarter as much again is for its refusals, which cannot displace them.
+    pub ring: usize,
+    /// Of allowed reads and writes, one in so many is recorded and the rest counted: 1 records all, 0 none.
+    pub sample_allowed_io: u32,
+    /// Refused commands of one client that are recorded in a second. The rest are counted by reason.
+    pub refusals_per_second: u32,
+    /// Commands that a client's virtual controller answers from its own state and that are recorded in a second. The rest are counted.
+    pub answered_per_second: u32,
+    /// Events of one client's connections that are recorded in a second, and as many again of strangers who were turned away. The rest are counted.
+    pub connections_per_second: u32,
+}
+
+impl Default for AuditOptions {
+    fn default() -> AuditOptions {
+        AuditOptions {
+            ring: 1 << 20,
+            sample_allowed_io: 1000,
+            refusals_per_second: 1000,
+            answered_per_second: 1000,
+            connections_per_second: 100,
+        }
+    }
+}
+
+/// What was counted of one client since the start.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Allowed reads that were only counted.
+    pub reads: u64,
+    /// Their bytes.
+    pub read_bytes: u64,
+    /// Allowed writes that were only counted.
+    pub writes: u64,
+    /// Their bytes.
+    pub write_bytes: u64,
+    /// Commands answered by the virtual controller that were only counted.
+    pub answered: u64,
+    /// Refusals, recorded or only counted.
+    pub refused: u64,
+    /// Refusals that were only counted.
+    pub refused_counted: u64,
+    /// Commands that got a number in the client's ring, written or dropped.
+    pub numbered: u64,
+    /// Refusals that got a number in the ring of refusals, written or dropped.
+    pub numbered_refusals: u64,
+    /// Events of its connections that were only counted.
+    pub connections: u64,
+}
+
+/// [`Counts`] of one moment, and the refusals that were only counted by reason.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Snapshot {
+    pub(super) counts: Counts,
+    pub(super) refused: [u64; Reason::ALL.len()],
+}
+
+/// Two counts that only one thread raises.
+#[derive(Debug, Default)]
+pub(super) struct Tally {
+    commands: AtomicU64,
+    bytes: AtomicU64,
+}
+
+impl Tally {
+    #[inline]
+    pub(super) fn add(&self, bytes: u64) {
+        raise(&self.commands, 1);
+        raise(&self.bytes, bytes);
+    }
+
+    fn get(&self) -> (u64, u64) {
+        (
+            self.commands.load(Ordering::Relaxed),
+            self.bytes.load(Ordering::Relaxed),
+        )
+    }
+}
+
+/// Raises a count of which this thread is the only writer: no locked instruction is needed.
+#[inline]
+fn raise(count: &AtomicU64, by: u64) {
+    let sum = count.load(Ordering::Relaxed).wrapping_add(by);
+    count.store(sum, Ordering::Relaxed);
+}
+
+/// Records that may still be made before the thread that writes fills it up again, once a second. It needs no clock here.
+#[derive(Debug)]
+pub(super) struct Budget {
+    left: AtomicU32,
+    full: u32,
+}
+
+impl Budget {
+    fn new(full: u32) -> Budget {
+        Budget {
+            left: AtomicU32::new(full),
+            full,
+        }
+    }
+
+    /// Takes one, if there is one. Called by one thread at a time; a filling up that falls between the two lines is lost, which makes a second's worth of records counts.
+    fn spend(&self) -> bool {
+        let left = self.left.load(Ordering::Relaxed);
+        let rest = left.checked_sub(1);
+        self.left.store(rest.unwrap_or(0), Ordering::Relaxed);
+        rest.is_some()
+    }
+
+    fn fill(&self) {
+        self.left.store(self.full, Ordering::Relaxed);
+    }
+}
+
+/// One client's rings, counts and budgets.
+#[derive(Debug)]
+pub(super) struct Shared {
+    pub(super) id: ClientId,
+    pub(super) name: Arc<str>,
+    pub(super) commands: Ring<Record>,
+    pub(super) refusals: Ring<Record>,
+    pub(super) connections: Ring<Happened>,
+    /// Control threads take turns at the ring of connections.
+    connecting: Mutex<()>,
+    reads: Tally,
+    writes: Tally,
+    answered: AtomicU64,
+    refused: [AtomicU64; Reason::ALL.len()],
+    refused_counted: [AtomicU64; Reason::ALL.len()],
+    connections_counted: AtomicU64,
+    refusal_budget: Budget,
+    answered_budget: Budget,
+    connection_budget: Budget,
+    stranger_budget: Budget,
+}
+
+impl Shared {
+    pub(super) fn new(id: ClientId, name: Arc<str>, options: &AuditOptions) -> Shared {
+        Shared {
+            id,
+            name,
+            commands: Ring::new(options.ring, LEAST_RECORDS),
+            refusals: Ring::new(options.ring / 4, LEAST_RECORDS),
+            connections: Ring::new(0, CONNECTION_RECORDS),
+            connecting: Mutex::new(()),
+            reads: Tally::default(),
+            writes: Tally::default(),
+            answered: AtomicU64::new(0),
+            refused: std::array::from_fn(|_| AtomicU64::new(0)),
+            refused_counted: std::array::from_fn(|_| AtomicU64::new(0)),
+            connections_counted: AtomicU64::new(0),
+            refusal_budget: Budget::new(options.refusals_per_second),
+            answered_budget: Budget::new(options.answered_per_second),
+            connection_budget: Budget::new(options.connections_per_second),
+            stranger_budget: Budget::new(options.connections_per_second),
+        }
+    }
+
+    /// Counts an allowed read or write.
+    #[inline]
+    pub(super) fn count(&self, class: Class, bytes: u64) {
+        let tally = if matches!(class, Class::Read) {
+            &self.reads
+        } else {
+            &self.writes
+        };
+        tally.add(bytes);
+    }
+
+    /// Records a refusal, or counts it.
+    pub(super) fn refuse(&self, reason: Reason, record: impl FnOnce() -> Record) {
+        let index = reason as usize;
+        if let Some(count) = self.refused.get(index) {
+            raise(count, 1);
+        }
+        if self.refusal_budget.spend() {
+            self.refusals.put(record());
+        } else if let Some(count) = self.refused_counted.get(index) {
+            raise(count, 1);
+        }
+    }
+
+    /// Records a command that the virtual controller answers, or counts it.
+    pub(super) fn answer(&self, record: impl FnOnce() -> Record) {
+        if self.answered_budget.spend() {
+            self.commands.put(record());
+        } else {
+            raise(&self.answered, 1);
+        }
+    }
+
+    /// Records something that happened to the client's connection, or counts it.
+    pub(super) fn connection(&self, event: Event) {
+        let turn = self
+            .connecting
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        // Strangers have a budget of their own, or they could hide who was let in.
+        let budget = match &event {
+            Event::ConnectionRefused { .. } => &self.stranger_budget,
+            _ => &self.connection_budget,
+        };
+        if budget.spend() {
+            let mut happened = Happened::now(event);
+            if matches!(happened.event, Event::Disconnected { .. }) {
+                // What is counted after this is the next one's.
+                happened.counted = Some(Box::new(self.snapshot()));
+            }
+            self.connections.put(happened);
+        } else {
+            raise(&self.connections_counted, 1);
+        }
+        drop(turn);
+    }
+
+    /// Gives all budgets another second's worth.
+    pub(super) fn fill_budgets(&self) {
+        self.refusal_budget.fill();
+        self.answered_budget.fill();
+        self.connection_budget.fill();
+        self.stranger_budget.fill();
+    }
+
+    /// What was counted since the start.
+    pub(super) fn counts(&self) -> Counts {
+        let sum = |counts: &[AtomicU64]| {
+            let each = counts.iter().map(|count| count.load(Ordering::Relaxed));
+            each.fold(0, u64::wrapping_add)
+        };
+        let (reads, read_bytes) = self.reads.get();
+        let (writes, write_bytes) = self.writes.get();
+        Counts {
+            reads,
+            read_bytes,
+            writes,
+            write_bytes,
+            answered: self.answered.load(Ordering::Relaxed),
+            refused: sum(&self.refused),
+            refused_counted: sum(&self.refused_counted),
+            numbered: self.commands.numbered(),
+            numbered_refusals: self.refusals.numbered(),
+            connections: self.connections_counted.load(Ordering::Relaxed),
+        }
+    }
+
+    /// What was counted up to now.
+    pub(super) fn snapshot(&self) -> Snapshot {
+        Snapshot {
+            counts: self.counts(),
+            refused: std::array::from_fn(|index| {
+                let count = self.refused_counted.get(index);
+                count.map_or(0, |count| count.load(Ordering::Relaxed))
+            }),
+        }
+    }
+}

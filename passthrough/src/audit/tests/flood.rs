@@ -1,0 +1,282 @@
+//! No client displaces another's records, and whatever is left out is counted.
+
+use std::collections::HashSet;
+
+use nvme_vfio_queues::Status;
+
+use super::*;
+use crate::reason::Reason;
+
+/// Numbers that are told of in the stream for one ring: those written, and those said to be dropped. Each exactly once, or this panics.
+fn accounted(lines: &[Value], client: &str, ring: &str) -> (HashSet<u64>, u64) {
+    let mut written = HashSet::new();
+    let mut dropped = HashSet::new();
+    for line in lines
+        .iter()
+        .filter(|line| line["client"] == client && line["ring"] == ring)
+    {
+        if line["kind"] == "dropped" {
+            let first = line["first"].as_u64().unwrap();
+            for number in first..first + line["records"].as_u64().unwrap() {
+                assert!(dropped.insert(number), "{line}");
+            }
+        } else {
+            assert!(written.insert(line["number"].as_u64().unwrap()), "{line}");
+        }
+    }
+    assert!(written.is_disjoint(&dropped));
+    let all: HashSet<u64> = written.union(&dropped).copied().collect();
+    let count = all.len() as u64;
+    assert_eq!(
+        all,
+        (0..count).collect(),
+        "a number is neither written nor said to be dropped"
+    );
+    (written, dropped.len() as u64)
+}
+
+fn refuse(audit: &mut ClientAudit, reason: Reason) {
+    audit.refused(
+        QueueKind::Io,
+        &[0xffff_ffff; 16],
+        reason.refusal(),
+        Instant::now(),
+    );
+}
+
+#[test]
+fn a_flood_of_refusals_leaves_all_other_records_in_place() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        ring: 1 << 18,
+        sample_allowed_io: 1,
+        refusals_per_second: 500,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut loud = client(&auditor, 0, "loud");
+    let mut quiet = client(&auditor, 1, "quiet");
+    let flood = 200_000;
+    for index in 0..flood {
+        refuse(&mut loud, Reason::OutOfRange);
+        if index % 2000 == 0 {
+            // Its own are not displaced either.
+            for audit in [&mut loud, &mut quiet] {
+                let started = read_once(audit).unwrap();
+                audit.end(started, Status::SUCCESS, Instant::now());
+            }
+            refuse(&mut quiet, Reason::ReservedBit);
+            // Time for the other thread, on a machine with one processor.
+            std::thread::yield_now();
+        }
+    }
+    let counts = loud.counts();
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    for name in ["loud", "quiet"] {
+        let (written, dropped) = accounted(&lines, name, "commands");
+        assert_eq!((written.len(), dropped), (100, 0), "{name}");
+    }
+    let (written, dropped) = accounted(&lines, "quiet", "refusals");
+    assert_eq!((written.len(), dropped), (100, 0));
+    // Each of the flood is written, said to be dropped, or counted.
+    let (written, dropped) = accounted(&lines, "loud", "refusals");
+    let counted: u64 = of_kind(&lines, "counted")
+        .iter()
+        .filter(|line| line["client"] == "loud")
+        .map(|line| line["refused"]["out-of-range"].as_u64().unwrap())
+        .sum();
+    assert_eq!(written.len() as u64 + dropped + counted, flood);
+    assert_eq!(counts.refused, flood);
+    assert_eq!(counts.refused_counted, counted);
+    assert!(written.len() >= 64, "{}", written.len());
+    // 500 a second, and it took no minute.
+    assert!(written.len() < 30_000, "{}", written.len());
+}
+
+#[test]
+fn a_full_ring_counts_what_it_drops_exactly() {
+    let paper = Paper::default();
+    paper.shut(true);
+    let options = AuditOptions {
+        ring: 1 << 14,
+        sample_allowed_io: 1,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut client = client(&auditor, 0, "a");
+    for _ in 0..5000 {
+        let started = read_once(&mut client).unwrap();
+        client.end(started, Status::SUCCESS, Instant::now());
+    }
+    for _ in 0..500 {
+        if auditor.is_failing() {
+            break;
+        }
+        std::thread::sleep(std::time::Duration::from_millis(10));
+    }
+    assert!(auditor.is_failing());
+    paper.shut(false);
+    // More, after the file takes lines again.
+    for _ in 0..100 {
+        std::thread::sleep(std::time::Duration::from_millis(5));
+        let started = read_once(&mut client).unwrap();
+        client.end(started, Status::SUCCESS, Instant::now());
+    }
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    let (written, dropped) = accounted(&lines, "a", "commands");
+    assert_eq!(written.len() as u64 + dropped, 5100);
+    assert!(dropped > 1000, "{dropped}");
+    assert!(written.contains(&5099));
+}
+
+#[test]
+fn commands_beyond_the_promised_depth_are_missed_not_lost() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        sample_allowed_io: 1,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut audit = auditor.client(ClientId(3), "a", 2);
+    let now = Instant::now();
+    let first = read_once(&mut audit).unwrap();
+    let second = read_once(&mut audit).unwrap();
+    assert!(read_once(&mut audit).is_none());
+    audit.end(second, Status::SUCCESS, now);
+    audit.end(first, Status::SUCCESS, now);
+    assert!(read_once(&mut audit).is_some());
+    auditor.finish().unwrap();
+    let (written, dropped) = accounted(&paper.lines(), "a", "commands");
+    assert_eq!((written.len(), dropped), (2, 1));
+}
+
+#[test]
+fn of_allowed_reads_and_writes_one_in_so_many_is_recorded() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        sample_allowed_io: 10,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut client = client(&auditor, 0, "a");
+    let writes = [extent(0, 2, Access::Write)];
+    let write = block_command(Class::Write, "Write", &writes);
+    let flush = block_command(Class::Flush, "Flush", &[]);
+    let now = Instant::now();
+    let mut recorded = 0;
+    for _ in 0..500 {
+        for started in [
+            read_once(&mut client),
+            client.begin(&write, &Verdict::Allow, now),
+        ]
+        .into_iter()
+        .flatten()
+        {
+            client.end(started, Status::SUCCESS, now);
+            recorded += 1;
+        }
+    }
+    // What is neither is recorded always.
+    let started = client.begin(&flush, &Verdict::Allow, now).unwrap();
+    client.end(started, Status::SUCCESS, now);
+    let counts = client.counts();
+    auditor.finish().unwrap();
+    assert_eq!(recorded, 100, "exactly one in ten");
+    assert_eq!(counts.reads + counts.writes, 900);
+    let lines = paper.lines();
+    let counted = of_kind(&lines, "counted");
+    assert_eq!(sum(&counted, "a", "reads"), counts.reads);
+    assert_eq!(sum(&counted, "a", "read_bytes"), counts.reads * 8 * 512);
+    assert_eq!(sum(&counted, "a", "writes"), counts.writes);
+    assert_eq!(sum(&counted, "a", "write_bytes"), counts.writes * 2 * 512);
+    let commands = of_kind(&lines, "command");
+    assert_eq!(commands.len(), 101);
+    // Which ones cannot be foreseen: not all of them are reads, or all writes, as every tenth would be.
+    for name in ["Read", "Write"] {
+        let some = commands.iter().filter(|line| line["command"] == name);
+        assert!((1..100).contains(&some.count()), "{name}");
+    }
+}
+
+#[test]
+fn a_sample_of_nothing_records_nothing() {
+    let mut client = ClientAudit::detached("a");
+    for _ in 0..10_000 {
+        assert!(read_once(&mut client).is_none());
+    }
+    assert_eq!(client.counts().reads, 10_000);
+    assert_eq!(client.counts().read_bytes, 10_000 * 8 * 512);
+}
+
+#[test]
+fn what_the_virtual_controller_answers_cannot_flood_the_file() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        answered_per_second: 10,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut client = client(&auditor, 0, "a");
+    let mut identify = block_command(Class::Virtual, "Identify", &[]);
+    identify.scope = Scope::VirtualController;
+    for _ in 0..10_000 {
+        let started = client.begin(&identify, &Verdict::Allow, Instant::now());
+        assert!(started.is_none());
+    }
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    let written = of_kind(&lines, "command").len() as u64;
+    assert!((10..1000).contains(&written), "{written}");
+    assert_eq!(
+        written + sum(&of_kind(&lines, "counted"), "a", "answered"),
+        10_000
+    );
+}
+
+#[test]
+fn connecting_in_a_loop_displaces_nothing_of_the_others() {
+    let paper = Paper::default();
+    let auditor = audit(&paper, AuditOptions::default());
+    let _loud = client(&auditor, 0, "loud");
+    let _quiet = client(&auditor, 1, "quiet");
+    let server = auditor.server();
+    for index in 0..5000 {
+        server.record(Event::ConnectionRefused {
+            client: ClientId(0),
+            identity: WHO,
+            cause: "uid 7 may not connect".into(),
+        });
+        if index % 100 == 0 {
+            for client in [ClientId(0), ClientId(1)] {
+                server.record(Event::Connected {
+                    client,
+                    identity: WHO,
+                });
+            }
+        }
+    }
+    server.record(Event::ControllerReset {
+        controller: "emulated".into(),
+        cause: "a command did not end".into(),
+    });
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    let (written, dropped) = accounted(&lines, "quiet", "connections");
+    assert_eq!((written.len(), dropped), (50, 0));
+    let (written, dropped) = accounted(&lines, "loud", "connections");
+    let counted = sum(&of_kind(&lines, "counted"), "loud", "connections");
+    assert_eq!(written.len() as u64 + dropped + counted, 5050);
+    assert!(counted > 0);
+    // Who was let in is not hidden by those who were not.
+    let connected = lines
+        .iter()
+        .filter(|line| line["client"] == "loud" && line["event"] == "connected");
+    assert_eq!(connected.count(), 50);
+    assert!(
+        lines
+            .iter()
+            .any(|line| line["event"] == "controller-reset" && line["client"].is_null())
+    );
+}

@@ -1,0 +1,141 @@
+mod end;
+mod flood;
+mod lines;
+
+use std::io::{self, Write};
+use std::sync::{Arc, Mutex};
+use std::time::Instant;
+
+use serde_json::Value;
+
+use super::*;
+use crate::client::{ClientId, Identity};
+use crate::command::{
+    Access, Class, DecodedCommand, Direction, Extent, Flags, Persistence, QueueKind, Scope,
+};
+use crate::verdict::Verdict;
+
+pub(super) const WHO: Identity = Identity {
+    uid: 1000,
+    gid: 100,
+    pid: 4242,
+    start_time: 987_654,
+};
+
+/// A file in memory that can be held shut.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Paper {
+    bytes: Arc<Mutex<Vec<u8>>>,
+    shut: Arc<Mutex<bool>>,
+    /// Takes at most so many bytes at once, if not 0.
+    mouthful: usize,
+}
+
+impl Paper {
+    pub(super) fn shut(&self, shut: bool) {
+        *self.shut.lock().unwrap() = shut;
+    }
+
+    pub(super) fn text(&self) -> String {
+        String::from_utf8(self.bytes.lock().unwrap().clone()).unwrap()
+    }
+
+    /// Every line, which must be one JSON object; their sequence numbers must have no gap.
+    pub(super) fn lines(&self) -> Vec<Value> {
+        let text = self.text();
+        assert!(text.is_empty() || text.ends_with('\n'));
+        let lines: Vec<Value> = text
+            .lines()
+            .map(|line| {
+                serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"))
+            })
+            .collect();
+        for (index, line) in lines.iter().enumerate() {
+            assert!(line.is_object(), "{line}");
+            assert_eq!(line["seq"], index, "{line}");
+        }
+        lines
+    }
+}
+
+impl Write for Paper {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        if *self.shut.lock().unwrap() {
+            return Err(io::ErrorKind::StorageFull.into());
+        }
+        let taken = match self.mouthful {
+            0 => bytes.len(),
+            most => bytes.len().min(most),
+        };
+        self.bytes
+            .lock()
+            .unwrap()
+            .extend_from_slice(&bytes[..taken]);
+        Ok(taken)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        Ok(())
+    }
+}
+
+pub(super) fn extent(first: u64, blocks: u64, access: Access) -> Extent {
+    Extent {
+        nsid: 1,
+        first,
+        blocks,
+        access,
+    }
+}
+
+pub(super) fn block_command<'a>(
+    class: Class,
+    name: &'static str,
+    extents: &'a [Extent],
+) -> DecodedCommand<'a> {
+    DecodedCommand {
+        queue: QueueKind::Io,
+        opcode: 2,
+        name,
+        class,
+        direction: Direction::FromController,
+        nsid: 1,
+        extents,
+        scope: Scope::Extents,
+        persistence: Persistence::None,
+        length: extents.iter().map(|extent| extent.blocks * 512).sum(),
+        flags: Flags::empty(),
+        selector: 0,
+        detail: "",
+        operands: [0; 8],
+    }
+}
+
+pub(super) fn audit(paper: &Paper, options: AuditOptions) -> Auditor {
+    Auditor::start(paper.clone(), options).unwrap()
+}
+
+/// All of one kind.
+pub(super) fn of_kind<'a>(lines: &'a [Value], kind: &str) -> Vec<&'a Value> {
+    lines.iter().filter(|line| line["kind"] == kind).collect()
+}
+
+/// The sum of a field over those of one client.
+pub(super) fn sum(lines: &[&Value], client: &str, field: &str) -> u64 {
+    let of_client = lines.iter().filter(|line| line["client"] == client);
+    of_client
+        .map(|line| line[field].as_u64().unwrap_or(0))
+        .sum()
+}
+
+pub(super) fn client(auditor: &Auditor, id: u16, name: &str) -> ClientAudit {
+    let mut audit = auditor.client(ClientId(id), name, 256);
+    audit.identify(WHO);
+    audit
+}
+
+pub(super) fn read_once(audit: &mut ClientAudit) -> Option<Started> {
+    let extents = [extent(1000, 8, Access::Read)];
+    let command = block_command(Class::Read, "Read", &extents);
+    audit.begin(&command, &Verdict::Allow, Instant::now())
+}
