@@ -280,9 +280,10 @@ impl Emulator {
         core
     }
 
-    /// Whether somebody waits for the controller's lock, or for the mappings'.
+    /// Whether somebody waits for the controller's lock, or for the mappings'. The locks are not fair: whoever takes turns all the time lets them in.
     #[inline]
-    pub(crate) fn is_wanted(&self) -> bool {
+    #[must_use]
+    pub fn is_wanted(&self) -> bool {
         self.visitors.load(Ordering::Relaxed) > 0 || self.iommu.has_writers()
     }
 

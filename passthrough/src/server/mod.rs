@@ -8,13 +8,17 @@
 //! | `backoff`, `rotation` | how the thread that polls rests, and whose turn it is, as state machines |
 //! | `directory` | where the sockets are |
 //! | `identity` | who a process is |
+//! | `loans` | clients' memory, lent on to the real controllers |
+//! | `poller` | the thread that polls |
 
 mod backoff;
 mod directory;
 mod escalation;
 mod events;
 mod identity;
+mod loans;
 mod mender;
+mod poller;
 mod rotation;
 
 pub use directory::DirectoryError;

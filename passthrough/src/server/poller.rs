@@ -58,7 +58,11 @@ pub(crate) struct Poller {
 
 impl Poller {
     /// `busy`: it never sleeps while a client is connected.
-    pub(crate) fn start(seats: Vec<Arc<Seat>>, busy: bool, cpu: Option<usize>) -> io::Result<Poller> {
+    pub(crate) fn start(
+        seats: Vec<Arc<Seat>>,
+        busy: bool,
+        cpu: Option<usize>,
+    ) -> io::Result<Poller> {
         let stop = Arc::<AtomicBool>::default();
         let work = Arc::<Work>::default();
         let (theirs, stopped) = (Arc::clone(&work), Arc::clone(&stop));
@@ -69,7 +73,10 @@ impl Poller {
                 if let Some(id) = cpu
                     && !core_affinity::set_for_current(core_affinity::CoreId { id })
                 {
-                    tracing::warn!(cpu = id, "the thread that polls could not be kept on its processor");
+                    tracing::warn!(
+                        cpu = id,
+                        "the thread that polls could not be kept on its processor"
+                    );
                 }
                 poll(&for_thread, &stopped, busy, &theirs);
             })?;
@@ -116,7 +123,10 @@ fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
         // Those that had no work for long are left out only while others have some.
         let all = idle_rounds > 0;
         let worked = rotation.round(all, |index| {
-            let Some(seat) = seats.get(index).filter(|seat| seat.taken.load(Ordering::Acquire)) else {
+            let Some(seat) = seats
+                .get(index)
+                .filter(|seat| seat.taken.load(Ordering::Acquire))
+            else {
                 return false;
             };
             taken = true;
@@ -134,7 +144,9 @@ fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
         if worked {
             idle_rounds = 0;
             // One writer, so no locked instruction is needed.
-            let add = |count: &AtomicU64, by| count.store(count.load(Ordering::Relaxed) + by, Ordering::Relaxed);
+            let add = |count: &AtomicU64, by| {
+                count.store(count.load(Ordering::Relaxed) + by, Ordering::Relaxed)
+            };
             add(&work.fetched, fetched);
             add(&work.posted, posted);
             backoff.after(Round::Worked, Instant::now);
@@ -155,7 +167,8 @@ fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
             Rest::None => std::hint::spin_loop(),
             Rest::Yield => thread::yield_now(),
             Rest::Sleep(time) => {
-                work.sleeps.store(work.sleeps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                work.sleeps
+                    .store(work.sleeps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
                 thread::park_timeout(time);
             }
         }
