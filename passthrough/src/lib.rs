@@ -18,7 +18,7 @@ mod reason;
 pub mod server;
 mod verdict;
 
-pub use client::{Client, ClientId, Identity};
+pub use client::{Client, ClientId, Holder, Identity};
 pub use command::{
     Access, Class, ClassSet, CommandSet, DecodedCommand, Direction, Extent, Flags, Geometry,
     Persistence, QueueKind, Scope,
