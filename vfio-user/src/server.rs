@@ -1,5 +1,6 @@
 //! A device on a socket, one client after the other.
 
+mod doorkeeper;
 mod path;
 mod refusal;
 mod stop;
@@ -9,12 +10,14 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
 use nix::sys::time::TimeSpec;
 use thiserror::Error;
 
+pub use doorkeeper::{Doorkeeper, Peer, Refused};
 pub use stop::Stop;
 
 use crate::device::{Device, Errno};
@@ -28,6 +31,12 @@ use refusal::Refusal;
 pub struct ServerOptions {
     /// Who may connect, as the permissions of the socket (connecting takes the right to write): `0o600` by default, the owner alone. The umask has no part in it.
     pub mode: u32,
+    /// The socket's user, where it is not this process's: only a privileged process can give it away.
+    pub owner: Option<u32>,
+    /// The socket's group, where it is not this process's.
+    pub group: Option<u32>,
+    /// Who decides who is let in; without one, everybody is that the socket's permissions let connect.
+    pub doorkeeper: Option<Arc<dyn Doorkeeper>>,
     /// How many connections may wait to be accepted, 1 to 4096. 16 by default.
     pub backlog: u16,
     /// What each session offers its client.
@@ -38,6 +47,9 @@ impl Default for ServerOptions {
     fn default() -> Self {
         Self {
             mode: 0o600,
+            owner: None,
+            group: None,
+            doorkeeper: None,
             backlog: 16,
             session: SessionOptions::default(),
         }
@@ -95,7 +107,13 @@ impl Server {
     /// # Errors
     /// [`ServerError`].
     pub fn bind(path: &Path, options: ServerOptions) -> Result<Self, ServerError> {
-        let (listener, path) = path::bind(path, options.mode, options.backlog)?;
+        let (listener, path) = path::bind(
+            path,
+            options.mode,
+            options.owner,
+            options.group,
+            options.backlog,
+        )?;
         Ok(Self {
             listener: listener.into(),
             path,
@@ -133,7 +151,7 @@ impl Server {
                 serving.refusals.clear();
                 match &mut serving.session {
                     None => return serving.failed.map_or(Ok(()), Err),
-                    Some(session) => session.end(SessionEnd::Stopped),
+                    Some((session, _)) => session.end(SessionEnd::Stopped),
                 }
             }
             serving.poll_session(device);
@@ -158,9 +176,9 @@ impl AsFd for Server {
 /// What [`Server::run`] keeps between two waits.
 struct Serving<'a> {
     server: &'a Server,
-    session: Option<Session>,
+    session: Option<(Session, Peer)>,
     /// Who came while somebody was there, and until when they wait; the first to come first.
-    newcomers: VecDeque<(Socket, Instant)>,
+    newcomers: VecDeque<(Socket, Peer, Instant)>,
     refusals: Vec<Refusal>,
     /// When to accept again, after descriptors had run out.
     accept_again: Option<Instant>,
@@ -169,11 +187,14 @@ struct Serving<'a> {
 
 impl Serving<'_> {
     fn poll_session(&mut self, device: &dyn Device) {
-        if let Some(session) = &mut self.session
+        if let Some((session, peer)) = &mut self.session
             && session.poll(device) == SessionState::Ended
         {
             if let Some(reason) = session.end_reason() {
-                tracing::info!(pid = session.peer().pid(), %reason, "a client has left");
+                tracing::info!(pid = peer.pid, %reason, "a client has left");
+                if let Some(doorkeeper) = &self.server.options.doorkeeper {
+                    doorkeeper.left(peer, reason);
+                }
             }
             self.session = None;
         }
@@ -184,7 +205,7 @@ impl Serving<'_> {
         let ending = self
             .session
             .as_ref()
-            .is_some_and(|session| session.state() != SessionState::Open);
+            .is_some_and(|(session, _)| session.state() != SessionState::Open);
         !ending
             && self
                 .accept_again
@@ -193,7 +214,11 @@ impl Serving<'_> {
 
     /// Whether a connection is taken now. What a client that is gone has left to do comes first, too.
     fn accepts(&self) -> bool {
-        self.listens() && !self.session.as_ref().is_some_and(Session::is_hung_up)
+        self.listens()
+            && !self
+                .session
+                .as_ref()
+                .is_some_and(|(session, _)| session.is_hung_up())
     }
 
     fn accept(&mut self, device: &dyn Device) {
@@ -239,40 +264,59 @@ impl Serving<'_> {
                 return;
             }
         };
+        let peer = match Peer::of(&socket) {
+            Ok(peer) => peer,
+            Err(error) => {
+                tracing::warn!(%error, "a client that the system does not know");
+                return;
+            }
+        };
+        if let Some(doorkeeper) = &self.server.options.doorkeeper
+            && let Err(errno) = doorkeeper.admit(&peer)
+        {
+            return self.refuse(socket, &peer, &Refused::NotAdmitted(errno));
+        }
         if self.session.is_none() {
-            return self.begin(socket, device);
+            return self.begin(socket, peer, device);
         }
         if self.newcomers.len() >= Server::REFUSALS
-            && let Some((oldest, _)) = self.newcomers.pop_front()
+            && let Some((oldest, peer, _)) = self.newcomers.pop_front()
         {
-            self.refuse(oldest);
+            self.refuse(oldest, &peer, &Refused::Busy);
         }
         let until = Instant::now() + Server::GRACE;
-        self.newcomers.push_back((socket, until));
+        self.newcomers.push_back((socket, peer, until));
     }
 
-    fn refuse(&mut self, socket: Socket) {
+    fn refuse(&mut self, socket: Socket, peer: &Peer, why: &Refused) {
+        if let Some(doorkeeper) = &self.server.options.doorkeeper {
+            doorkeeper.refused(peer, why);
+        }
         if self.refusals.len() >= Server::REFUSALS {
             // The oldest has had the most time.
             self.refusals.remove(0);
         }
-        self.refusals.push(Refusal::new(socket));
+        let answer = match why {
+            Refused::NotAdmitted(errno) => *errno,
+            Refused::Busy => Errno::EBUSY,
+        };
+        self.refusals.push(Refusal::new(socket, answer));
     }
 
     /// Lets in who came first, if nobody is there any more, and refuses those whose time is over.
     fn attend_newcomers(&mut self, device: &dyn Device) {
         while self.session.is_none()
-            && let Some((socket, _)) = self.newcomers.pop_front()
+            && let Some((socket, peer, _)) = self.newcomers.pop_front()
         {
-            self.begin(socket, device);
+            self.begin(socket, peer, device);
         }
         let now = Instant::now();
         while self.is_taken()
-            && let Some((_, until)) = self.newcomers.front()
+            && let Some((_, _, until)) = self.newcomers.front()
             && *until <= now
-            && let Some((socket, _)) = self.newcomers.pop_front()
+            && let Some((socket, peer, _)) = self.newcomers.pop_front()
         {
-            self.refuse(socket);
+            self.refuse(socket, &peer, &Refused::Busy);
         }
     }
 
@@ -280,20 +324,18 @@ impl Serving<'_> {
     fn is_taken(&self) -> bool {
         self.session
             .as_ref()
-            .is_some_and(|session| session.state() == SessionState::Open)
+            .is_some_and(|(session, _)| session.state() == SessionState::Open)
     }
 
-    fn begin(&mut self, socket: Socket, device: &dyn Device) {
+    fn begin(&mut self, socket: Socket, peer: Peer, device: &dyn Device) {
         match Session::new(socket, self.server.options.session.clone()) {
             Ok(session) => {
-                let peer = session.peer();
-                tracing::info!(
-                    pid = peer.pid(),
-                    uid = peer.uid(),
-                    gid = peer.gid(),
-                    "a client has connected"
-                );
-                self.session = Some(session);
+                let Peer { pid, uid, gid, .. } = peer;
+                tracing::info!(pid, uid, gid, "a client has connected");
+                if let Some(doorkeeper) = &self.server.options.doorkeeper {
+                    doorkeeper.connected(&peer);
+                }
+                self.session = Some((session, peer));
                 // It has often said its version already.
                 self.poll_session(device);
             }
@@ -308,7 +350,7 @@ impl Serving<'_> {
         }
         let mut waiting = Vec::with_capacity(3 + self.refusals.len());
         let mut until = None;
-        if let Some(session) = &self.session {
+        if let Some((session, _)) = &self.session {
             until = session.deadline();
             if let Some(interest) = session.interest() {
                 waiting.push(PollFd::new(session.as_fd(), interest));
@@ -321,7 +363,7 @@ impl Serving<'_> {
             waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
             let refusals = self.refusals.iter();
             waiting.extend(refusals.map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)));
-            let newcomers = self.newcomers.iter().map(|(_, until)| *until);
+            let newcomers = self.newcomers.iter().map(|(_, _, until)| *until);
             let newcomers = newcomers.filter(|_| self.is_taken());
             let deadlines = self.refusals.iter().map(Refusal::deadline).chain(newcomers);
             let again = self.accept_again.filter(|again| *again > Instant::now());

@@ -6,6 +6,8 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -13,7 +15,9 @@ use common::*;
 use nvme_vfio_user::device::Errno;
 use nvme_vfio_user::message::Request;
 use nvme_vfio_user::socket::SocketError;
-use nvme_vfio_user::{Server, ServerError, ServerOptions, SessionOptions, Stop};
+use nvme_vfio_user::{
+    Doorkeeper, Peer, Refused, Server, ServerError, ServerOptions, SessionEnd, SessionOptions, Stop,
+};
 
 /// Runs a server while `test` does what it does with it.
 fn serve(options: ServerOptions, test: impl FnOnce(&Path, &TestDevice, &Stop)) {
@@ -346,4 +350,145 @@ fn of_many_servers_one_gets_the_socket() {
         drop(servers);
         assert!(!path.exists());
     }
+}
+
+/// Admits as it is told, and remembers who came and went.
+#[derive(Debug, Default)]
+struct Porter {
+    closed: AtomicBool,
+    seen: Mutex<Vec<String>>,
+}
+
+impl Porter {
+    fn seen(&self) -> Vec<String> {
+        self.seen.lock().expect("no panic").clone()
+    }
+
+    fn note(&self, peer: &Peer, what: String) {
+        assert_eq!(peer.pid, std::process::id() as i32);
+        assert_eq!(peer.uid, nix::unistd::getuid().as_raw());
+        assert!(peer.start_time.is_some());
+        self.seen.lock().expect("no panic").push(what);
+    }
+}
+
+impl Doorkeeper for Porter {
+    fn admit(&self, peer: &Peer) -> Result<(), Errno> {
+        assert_eq!(peer.gid, nix::unistd::getgid().as_raw());
+        if self.closed.load(Ordering::Relaxed) {
+            Err(Errno::EACCES)
+        } else {
+            Ok(())
+        }
+    }
+
+    fn connected(&self, peer: &Peer) {
+        self.note(peer, "connected".into());
+    }
+
+    fn refused(&self, peer: &Peer, why: &Refused) {
+        self.note(peer, why.to_string());
+    }
+
+    fn left(&self, peer: &Peer, why: &SessionEnd) {
+        self.note(peer, why.to_string());
+    }
+}
+
+#[test]
+fn who_is_not_admitted_costs_the_present_client_nothing() {
+    let porter = Arc::new(Porter::default());
+    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
+    let options = ServerOptions {
+        doorkeeper: Some(doorkeeper),
+        ..ServerOptions::default()
+    };
+    serve(options, |path, device, _| {
+        let mut first = open(path);
+        porter.closed.store(true, Ordering::Relaxed);
+        for _ in 0..100 {
+            let mut second = Client::connect(path);
+            // At once, and not after the time that somebody admitted would wait.
+            let begun = Instant::now();
+            let refused = second.ask(&VERSION, &[]).expect_err("refused");
+            assert_eq!(refused, Errno::EACCES);
+            assert!(begun.elapsed() < Duration::from_millis(500));
+            assert!(matches!(second.receive(), Err(SocketError::Closed)));
+            first
+                .ask(&Request::DeviceGetInfo, &[])
+                .expect("undisturbed");
+        }
+        // Those that are not admitted take no place of those that wait.
+        porter.closed.store(false, Ordering::Relaxed);
+        let mut next = Client::connect(path);
+        let id = next.send(&VERSION, &[]);
+        std::thread::sleep(Duration::from_millis(50));
+        porter.closed.store(true, Ordering::Relaxed);
+        let silent: Vec<_> = (0..60).map(|_| Client::connect(path)).collect();
+        soon("all are seen", || porter.seen().len() == 161);
+        drop(first);
+        next.answer(id).expect("let in");
+        assert_eq!(device.state().disconnects, 1);
+        drop(silent);
+        drop(next);
+        soon("it has left", || device.state().disconnects == 2);
+    });
+    let seen = porter.seen();
+    assert_eq!(seen[0], "connected");
+    assert!(seen[1..161].iter().all(|what| what == "it is not admitted"));
+    let closed = SessionEnd::Closed.to_string();
+    assert_eq!(seen[161..], [closed.clone(), "connected".into(), closed]);
+}
+
+#[test]
+fn a_doorkeeper_hears_of_those_that_came_while_somebody_was_there() {
+    let porter = Arc::new(Porter::default());
+    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
+    let options = ServerOptions {
+        doorkeeper: Some(doorkeeper),
+        ..ServerOptions::default()
+    };
+    serve(options, |path, _, stop| {
+        let _first = open(path);
+        let mut second = Client::connect(path);
+        let refused = second.ask(&VERSION, &[]).expect_err("refused");
+        assert_eq!(refused, Errno::EBUSY);
+        stop.set();
+    });
+    let stopped = SessionEnd::Stopped.to_string();
+    assert_eq!(
+        porter.seen(),
+        ["connected", "somebody else is there", &stopped]
+    );
+}
+
+#[test]
+fn the_socket_belongs_to_whom_it_is_given() {
+    let folder = tempfile::tempdir().expect("a directory");
+    let path = folder.path().join("socket");
+    let options = |owner| ServerOptions {
+        owner: Some(owner),
+        group: Some(nix::unistd::getgid().as_raw()),
+        ..ServerOptions::default()
+    };
+    let other = 12345;
+    match Server::bind(&path, options(other)) {
+        Ok(server) => {
+            let found = std::fs::symlink_metadata(server.path()).expect("there");
+            assert_eq!((found.uid(), found.mode() & 0o7777), (other, 0o600));
+        }
+        // Without the privilege nothing is left behind.
+        Err(error) => {
+            assert!(!nix::unistd::geteuid().is_root(), "{error}");
+            assert!(!path.exists());
+        }
+    }
+    let own = nix::unistd::getuid().as_raw();
+    let server = Server::bind(&path, options(own)).expect("bound");
+    assert_eq!(
+        std::fs::symlink_metadata(server.path())
+            .expect("there")
+            .uid(),
+        own
+    );
 }

@@ -3,7 +3,7 @@
 use std::fs::{File, Permissions};
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
-use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt};
+use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -50,6 +50,8 @@ impl Drop for BoundPath {
 pub(super) fn bind(
     path: &Path,
     mode: u32,
+    owner: Option<u32>,
+    group: Option<u32>,
     backlog: u16,
 ) -> Result<(OwnedFd, BoundPath), ServerError> {
     let failed = |step: &'static str| {
@@ -81,6 +83,9 @@ pub(super) fn bind(
         path: path.to_owned(),
         identity: identity(path).map_err(failed("looking at"))?,
     };
+    if owner.is_some() || group.is_some() {
+        lchown(path, owner, group).map_err(failed("giving away"))?;
+    }
     std::fs::set_permissions(path, Permissions::from_mode(mode))
         .map_err(failed("setting the mode of"))?;
     let backlog = Backlog::new(backlog.clamp(1, 4096)).map_err(refused("listening on"))?;

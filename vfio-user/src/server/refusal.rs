@@ -1,4 +1,4 @@
-//! Telling a client that somebody else is there.
+//! Telling a client that it is not let in.
 
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
@@ -7,22 +7,24 @@ use crate::device::Errno;
 use crate::message::MAX_VERSION_DATA;
 use crate::socket::{MessageReader, Socket};
 
-/// A connection whose VERSION is answered with `EBUSY`.
+/// A connection whose VERSION is answered with an error.
 pub(super) struct Refusal {
     socket: Socket,
     reader: MessageReader,
     until: Instant,
+    answer: Errno,
 }
 
 impl Refusal {
     /// How long a client may take to say its version.
     const TIMEOUT: Duration = Duration::from_secs(1);
 
-    pub(super) fn new(socket: Socket) -> Self {
+    pub(super) fn new(socket: Socket, answer: Errno) -> Self {
         Self {
             socket,
             reader: MessageReader::new(MAX_VERSION_DATA as u32 + 8, 1),
             until: Instant::now() + Self::TIMEOUT,
+            answer,
         }
     }
 
@@ -34,7 +36,7 @@ impl Refusal {
     pub(super) fn poll(&mut self) -> bool {
         match self.reader.receive(&self.socket) {
             Ok(Some(message)) => {
-                let error = message.header.error((Errno::EBUSY as i32).unsigned_abs());
+                let error = message.header.error((self.answer as i32).unsigned_abs());
                 // The first reply on a connection: there is room for it.
                 let _ = self.socket.try_send(&error.encode(), &[]);
                 true

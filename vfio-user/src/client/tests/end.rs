@@ -115,7 +115,7 @@ fn only_the_end_of_the_process_is_the_end() {
     let mut server = listener(&path, false);
     let socket = Socket::connect(&path, Deadline::after(FAR)).unwrap();
     let peer = Peer::of(&socket);
-    let by_number = super::super::peer::pidfd_open(server.0.id() as i32).unwrap();
+    let by_number = crate::process::pidfd_open(server.0.id() as i32).unwrap();
     assert!(!peer.has_ended(&socket, now()));
     kill(pid(&server.0), Signal::SIGSTOP).unwrap();
     assert!(!peer.has_ended(&socket, now()));
@@ -125,7 +125,7 @@ fn only_the_end_of_the_process_is_the_end() {
         assert!(start.elapsed() < FAR, "the end of the process was not seen");
         thread::sleep(Duration::from_millis(1));
     }
-    assert!(super::super::peer::has_exited_by(&by_number, now()));
+    assert!(crate::process::has_exited_by(&by_number, now()));
 }
 
 /// A process that listened and has gone tells nothing of the one that it left its socket to.
