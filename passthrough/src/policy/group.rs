@@ -20,6 +20,8 @@ struct Rules {
     observe: bool,
     /// All operator classes that it was granted.
     operator: ClassSet,
+    /// Whether it may format all namespaces of its controller.
+    formats_all: bool,
     /// By namespace identifier.
     grants: Box<[Grant]>,
 }
@@ -89,6 +91,7 @@ impl Rules {
         Self {
             observe: client.policy.mode == Mode::Observe,
             operator: client.policy.classes() & ClassSet::OPERATOR,
+            formats_all: client.formats_all,
             grants: grants.into(),
         }
     }
@@ -122,20 +125,17 @@ impl Rules {
                     return deny(Reason::ClassNotGranted);
                 }
                 match command.scope {
-                    Scope::AllNamespaces => deny(Reason::AllNamespaces),
+                    // A format of one namespace that is one of all, on such a controller.
+                    Scope::AllNamespaces if !self.formats_all => deny(Reason::AllNamespaces),
+                    // Of a namespace that is not active yet nothing can be granted.
+                    Scope::Subsystem if class == Class::NamespaceManagement => Verdict::Allow,
+                    Scope::Controller | Scope::Subsystem if command.nsid == 0 => Verdict::Allow,
                     // Not by the union: what was granted on one namespace does not reach another.
-                    Scope::Namespace | Scope::Extents => match self.grant(command.nsid) {
+                    _ => match self.grant(command.nsid) {
                         None => deny(Reason::NamespaceNotGranted),
                         Some(grant) if !grant.classes.has(class) => deny(Reason::ClassNotGranted),
                         Some(_) => Verdict::Allow,
                     },
-                    Scope::Controller | Scope::Subsystem | Scope::VirtualController => {
-                        if command.nsid != 0 && self.grant(command.nsid).is_none() {
-                            deny(Reason::NamespaceNotGranted)
-                        } else {
-                            Verdict::Allow
-                        }
-                    }
                 }
             }
             _ => deny(Reason::OwnerOnly),

@@ -56,6 +56,8 @@ pub struct ResolvedClient {
     pub limits: Limits,
     /// What its controller is called.
     pub names: ControllerNames,
+    /// Whether it may format all active namespaces of its controller, which is one.
+    pub formats_all: bool,
     /// What it sees, in ascending order of NSID.
     pub namespaces: Vec<ResolvedNamespace>,
 }
@@ -136,6 +138,7 @@ impl<'a> Resolver<'a> {
                 policy: client.clone(),
                 limits: self.limits(client),
                 names: policy.controller_names(client),
+                formats_all: self.formats_all(client),
                 namespaces,
             });
         }
@@ -263,6 +266,28 @@ impl<'a> Resolver<'a> {
         })
     }
 
+    /// A real namespace of a controller on which the client was not granted these classes as a whole.
+    fn foreign(&self, client: &ClientPolicy, controller: usize, classes: ClassSet) -> Option<u32> {
+        let granted = |nsid: u32| {
+            client.namespaces.iter().any(|own| {
+                own.controller == controller
+                    && own.allow.contains(classes)
+                    && matches!(own.source.as_slice(), [source] if source.nsid == nsid && source.is_whole())
+            })
+        };
+        let mut real = self.facts.get(controller)?.namespaces.iter();
+        real.find(|real| !granted(real.nsid)).map(|real| real.nsid)
+    }
+
+    fn formats_all(&self, client: &ClientPolicy) -> bool {
+        let mut controllers = client.namespaces.iter().map(|one| one.controller);
+        let first = controllers.next();
+        first.is_some_and(|first| {
+            controllers.all(|other| other == first)
+                && self.foreign(client, first, ClassSet::FORMAT).is_none()
+        })
+    }
+
     /// Operator classes that reach every namespace of a controller take all of them.
     fn operators(&mut self, client: &ClientPolicy) -> Result<(), PolicyError> {
         let mut firmware = None;
@@ -273,18 +298,11 @@ impl<'a> Resolver<'a> {
                     || class == ClassSet::NAMESPACE_MANAGEMENT
                     || class == ClassSet::FORMAT && facts.formats_all()
             };
-            let operator = namespace.allow.intersection(ClassSet::OPERATOR);
-            let foreign = facts.namespaces.iter().find(|real| {
-                !client.namespaces.iter().any(|own| {
-                    own.controller == namespace.controller
-                        && own.source.iter().any(|source| source.nsid == real.nsid)
-                })
-            });
-            let Some(foreign) = foreign.map(|foreign| foreign.nsid) else {
-                continue;
-            };
-            for class in operator.iter() {
+            for class in namespace.allow.intersection(ClassSet::OPERATOR).iter() {
                 let word = classes::words(class).first().copied().unwrap_or_default();
+                let Some(foreign) = self.foreign(client, namespace.controller, class) else {
+                    continue;
+                };
                 if reaches_all(class) {
                     let because = if class == ClassSet::FORMAT {
                         "a format on this controller is of all its namespaces (FNA)"
@@ -296,7 +314,7 @@ impl<'a> Resolver<'a> {
                         Fault::Operator {
                             class: word,
                             reason: format!(
-                                "{because}, and namespace {foreign} is not among those granted"
+                                "{because}, and on namespace {foreign} it is not granted"
                             ),
                         },
                     ));
@@ -311,7 +329,7 @@ impl<'a> Resolver<'a> {
                 "firmware-reach",
                 client,
                 None,
-                format!("new firmware is of the whole controller, also of namespace {foreign}, which is not granted"),
+                format!("new firmware is of the whole controller, also of namespace {foreign}, on which it is not granted"),
             );
         }
         Ok(())

@@ -1,7 +1,9 @@
 //! A policy that is right, and what each test makes of it.
 
+mod authorize;
 mod bad_values;
 mod file;
+mod resolve;
 
 use std::path::Path;
 
