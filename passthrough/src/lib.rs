@@ -5,6 +5,7 @@
 //!
 //! - [`Decoder`]: from a submission queue entry to a [`DecodedCommand`]: class, direction, extents with the kind of access, scope, persistence and length of a command.
 //! - [`Policy`]: the hook that says yes or no, [`Verdict`]; replaceable.
+//! - [`Gate`]: the one function that decodes, asks and counts, and the only maker of [`Passed`], without which nothing is carried out.
 //! - [`Client`]: who asks: the name that the policy gives it, and the identity that the kernel told.
 //! - [`policy`]: the policy file, its checks, and what is made of it.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).
@@ -13,6 +14,7 @@ pub mod audit;
 mod client;
 mod command;
 mod decode;
+mod gate;
 pub mod policy;
 mod reason;
 pub mod server;
@@ -24,5 +26,6 @@ pub use command::{
     Persistence, QueueKind, Scope,
 };
 pub use decode::Decoder;
+pub use gate::{Gate, Passed};
 pub use reason::{Reason, Refusal};
 pub use verdict::{Policy, Verdict};
