@@ -230,6 +230,14 @@ pub enum SubmitError {
         /// The block size, in bytes.
         block: u32,
     },
+    /// One command cannot carry so many bytes, or it was to carry none.
+    #[error("one command of this queue carries 1 to {limit} bytes, and not {length}")]
+    TooLong {
+        /// The length of the buffer, in bytes.
+        length: usize,
+        /// The most that a command carries.
+        limit: usize,
+    },
     /// The buffer's address is not a multiple of four, which a PRP entry must be.
     #[error("the buffer's address {iova:#x} is not a multiple of 4")]
     Misaligned {

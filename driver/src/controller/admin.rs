@@ -26,7 +26,7 @@ const STATUS_INTERVAL: Duration = Duration::from_millis(10);
 pub enum AdminData<'a> {
     /// No data.
     None,
-    /// The controller writes it.
+    /// The controller writes it. What it leaves out stays as it is.
     FromController(&'a mut [u8]),
     /// The controller reads it.
     ToController(&'a [u8]),
@@ -142,8 +142,9 @@ impl Inner {
             let mut buffer = self.pool.allocate(length)?;
             match &data {
                 AdminData::ToController(bytes) => buffer.copy_from_slice(bytes),
-                // The controller may transfer less than asked for: nothing of what was there before may look like its answer.
-                _ => buffer.fill(0),
+                // The controller may transfer less than asked for: nothing but what the caller has put there may look like its answer.
+                AdminData::FromController(bytes) => buffer.copy_from_slice(bytes),
+                AdminData::None => {}
             }
             let iova = buffer.iova().0;
             pointer = match self.page.list_pages(length) {
@@ -152,6 +153,8 @@ impl Inner {
                     let mut list = self
                         .pool
                         .allocate_aligned(pages * self.page.bytes(), self.page.bytes())?;
+                    // What an earlier list has left there leads nowhere that was lent for this command.
+                    list.fill(0);
                     let pointer = prp::build(
                         iova,
                         length,

@@ -100,6 +100,14 @@ impl Lists {
         self.prp2_of_several(slot, iova, length)
     }
 
+    /// Makes the list of `slot` zeros.
+    fn clear(&self, slot: usize) {
+        let mut list = SlotList { lists: self, slot };
+        for entry in 0..self.page.bytes() / size_of::<u64>() {
+            list.write(0, entry, 0);
+        }
+    }
+
     #[inline(never)]
     fn prp2_of_several(&self, slot: usize, iova: u64, length: usize) -> Option<u64> {
         let pointer = prp::build(iova, length, self.page, &mut SlotList { lists: self, slot });

@@ -72,6 +72,56 @@ impl IoQueue {
         self.submit(command, token)
     }
 
+    /// Submits an entry with its data pointer filled in for `buffer`, which moves into the queue as that of a read or write does. Whatever the controller
+    /// takes for the command's length, no address leads it further than the buffer's pages: the rest of the PRP list is zeros, where nothing is mapped.
+    ///
+    /// # Safety
+    /// As [`submit_raw`](Self::submit_raw) for every address in the entry but the data pointer.
+    ///
+    /// # Errors
+    /// [`Refused`], with the buffer; nothing has reached the controller then. A buffer may be at most [`max_transfer`](Self::max_transfer) long.
+    #[allow(unsafe_code)] // declares what the caller answers for
+    pub unsafe fn submit_with_data(
+        &mut self,
+        command: Command,
+        buffer: Buffer,
+        token: u64,
+    ) -> Result<(), Refused> {
+        let length = buffer.len();
+        let checked = self
+            .may_submit()
+            .and_then(|()| self.check_buffer(&buffer))
+            .and_then(|()| self.check_one(length));
+        let refused = |error, buffer| Refused {
+            error,
+            buffer: Some(buffer),
+            vector: None,
+        };
+        if let Err(error) = checked {
+            return Err(refused(error, buffer));
+        }
+        let iova = buffer.iova().0;
+        let Some((index, mut vacant)) = self.slots.vacant() else {
+            return Err(refused(SubmitError::QueueFull, buffer));
+        };
+        self.lists.clear(index);
+        let Some(prp2) = self.lists.prp2(index, iova, length) else {
+            return Err(refused(self.too_long(length), buffer));
+        };
+        let slot = vacant.payload();
+        slot.token = token;
+        slot.deadline = 0;
+        slot.buffer = Some(buffer);
+        let identifier = vacant.take();
+        self.waiting += 1;
+        self.push(
+            command
+                .with_cid(identifier)
+                .with_data(DataPointer { prp1: iova, prp2 }),
+        );
+        Ok(())
+    }
+
     fn submit(&mut self, command: Command, token: u64) -> Result<(), Refused> {
         self.may_submit().map_err(refused)?;
         let slot = Slot {
@@ -233,6 +283,20 @@ impl IoQueue {
             });
         }
         Ok(())
+    }
+
+    /// Whether one command can carry so many bytes.
+    fn check_one(&self, length: usize) -> Result<(), SubmitError> {
+        if length.wrapping_sub(1) < self.limit {
+            Ok(())
+        } else {
+            Err(self.too_long(length))
+        }
+    }
+
+    fn too_long(&self, length: usize) -> SubmitError {
+        let limit = self.limit;
+        SubmitError::TooLong { length, limit }
     }
 
     pub(super) fn check_buffer(&self, buffer: &Buffer) -> Result<(), SubmitError> {

@@ -1,4 +1,4 @@
-//! A queue that is deleted under its commands, and raw commands whose end becomes certain late.
+//! A queue that is deleted under its commands, and raw commands: whose end becomes certain late, and that carry a buffer.
 
 use std::time::{Duration, Instant};
 
@@ -29,6 +29,7 @@ ways![
     an_abort_by_token_reaches_that_command,
     memory_that_is_kept_goes_with_the_reset,
     the_status_is_told_without_anything_in_flight,
+    an_entry_with_a_buffer_moves_it_in_and_back,
 ];
 
 /// Memory that only the controller and this test look at.
@@ -424,4 +425,50 @@ fn the_status_is_told_without_anything_in_flight(way: Way) {
     assert!(matches!(error, Error::NotReady { .. }), "{error}");
     bench.controller.recover().unwrap();
     bench.controller.check_status().unwrap();
+}
+
+fn an_entry_with_a_buffer_moves_it_in_and_back(way: Way) {
+    let bench = way.bench(RecoveryLimit::Function);
+    let mut queue = bench.queue(4);
+    let block = bench.namespace.block_size();
+    // More than two pages, so that there is a list.
+    let blocks = BlockCount::new(5 * 4096 / block).unwrap();
+    let command = Command::write(bench.namespace.id(), 0, blocks, DataPointer::NONE);
+    let mut buffer = bench.controller.allocate(5 * 4096).unwrap();
+    buffer.fill(0x5a);
+    let submit = |queue: &mut IoQueue, command, buffer, token| {
+        // SAFETY: the entry has no address but its data pointer.
+        #[allow(unsafe_code)]
+        unsafe {
+            queue.submit_with_data(command, buffer, token)
+        }
+    };
+    submit(&mut queue, command, buffer, 1).unwrap();
+    assert_eq!(result_of(&mut queue), (1, Ok(0), true));
+    let buffer = bench.controller.allocate(5 * 4096).unwrap();
+    let buffer = queue.read_blocking(&bench.namespace, 0, buffer).unwrap();
+    assert!(buffer.iter().all(|byte| *byte == 0x5a));
+
+    // A command that moves more than its buffer holds ends at the buffer: what an earlier list has left in the slot leads nowhere.
+    for slot in 0..4 {
+        let buffer = bench.controller.allocate(3 * 4096).unwrap();
+        let faults = bench.emulator.iommu().fault_count();
+        submit(&mut queue, command, buffer, 10 + slot).unwrap();
+        let (_, result, memory) = result_of(&mut queue);
+        assert!(matches!(result, Err(CommandError::Status(_))) && memory);
+        assert_eq!(bench.emulator.iommu().fault_count(), faults + 1);
+        assert!(
+            bench
+                .emulator
+                .iommu()
+                .faults()
+                .iter()
+                .all(|fault| fault.iova.0 < 1 << 20)
+        );
+    }
+
+    let too_long = bench.controller.allocate(queue.max_transfer() + 1).unwrap();
+    let refused = submit(&mut queue, command, too_long, 20).unwrap_err();
+    assert!(matches!(refused.error, SubmitError::TooLong { .. }));
+    assert!(refused.buffer.is_some());
 }
