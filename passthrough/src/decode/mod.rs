@@ -5,6 +5,8 @@
 
 mod admin;
 mod blocks;
+#[cfg(test)]
+mod cases;
 mod features;
 mod field;
 mod information;
@@ -13,6 +15,8 @@ mod lists;
 mod owner;
 mod request;
 mod table;
+#[cfg(test)]
+mod tests;
 
 use crate::command::{
     Access, CommandSet, DecodedCommand, Direction, Extent, Flags, Geometry, QueueKind, Scope,

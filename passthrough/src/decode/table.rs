@@ -33,6 +33,9 @@ pub(super) struct Row {
     pub(super) layout: Layout,
     /// What is done with it.
     pub(super) rule: Rule,
+    /// What it must let pass, what that reaches, and what it must refuse. Without them no row compiles where tests do.
+    #[cfg(test)]
+    pub(super) cases: &'static super::cases::Cases,
 }
 
 /// Rows of one kind of queue, by opcode.
@@ -46,6 +49,8 @@ macro_rules! row {
             name: $name,
             layout: $layout,
             rule: $rule,
+            #[cfg(test)]
+            cases: &crate::decode::cases::$cases,
         }
     };
 }
