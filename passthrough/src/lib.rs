@@ -13,10 +13,13 @@
 pub mod audit;
 mod client;
 mod command;
+mod controller;
 mod decode;
 mod gate;
 pub mod policy;
 mod reason;
+#[cfg(test)]
+mod seeded;
 pub mod server;
 mod verdict;
 
@@ -24,6 +27,10 @@ pub use client::{Client, ClientId, Holder, Identity};
 pub use command::{
     Access, Class, ClassSet, CommandSet, DecodedCommand, Direction, Extent, Flags, Geometry,
     Persistence, QueueKind, Scope,
+};
+pub use controller::{
+    BuildError, Ceilings, Clock, CopyLimits, DeallocateLimits, Isolated, LentNamespaceConfig,
+    Slice, SliceError, SliceMap, TargetLimits, VirtualConfig, VirtualController,
 };
 pub use decode::Decoder;
 pub use gate::{Gate, Passed};

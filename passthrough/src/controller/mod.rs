@@ -1,0 +1,262 @@
+//! The virtual controller: what a client's commands become on the real controllers.
+//!
+//! [`VirtualController`] is the [`CommandHandler`] of an emulated controller's front end, which keeps registers, rings, doorbells and interrupts. A command takes this way:
+//! its entry, copied once by the front end, goes through the [`Gate`], which decodes and judges it; what has passed becomes [`Work`](flight::Work) and
+//! nothing else does; its data is looked up once in the client's memory; its blocks are found among the client's [`Slice`]s, and each run of them becomes one command of a
+//! real controller's queue that belongs to this client alone. When all of its parts have provably ended, the client is told, with the status of the first part that failed.
+//!
+//! | file | holds |
+//! |---|---|
+//! | `slices` | which real blocks a client's blocks are |
+//! | `ranges` | lists of ranges, cut into what real commands can name |
+//! | `data` | PRPs of a part of a command's data |
+//! | `bounce` | buffers of the server, where clients' memory is not lent |
+//! | `flight` | a client's command on its way |
+//! | `submit` | the real commands that its parts become |
+//! | `target` | a queue on a real controller, and what is in flight in it |
+//! | `engine` | cutting and joining |
+//! | `watch` | commands that do not end, queues that are lost, clients that want their memory back |
+//! | `bucket`, `clock` | ceilings, and the time |
+
+use std::time::Instant;
+
+use nvme_vfio_dma::Access;
+use nvme_vfio_emulator::{
+    CommandHandler, DeviceMemory, FetchedCommand, HandlerCompletion, Handling, Segment,
+};
+
+use crate::client::Holder;
+use crate::command::{Class, CommandSet, QueueKind};
+use crate::decode::Decoder;
+use crate::gate::Gate;
+use crate::policy::GroupPolicy;
+use crate::reason::{Reason, Refusal};
+use crate::verdict::Policy;
+
+mod bounce;
+mod bucket;
+mod build;
+mod clock;
+mod data;
+mod engine;
+mod flight;
+mod namespace;
+mod ranges;
+mod slices;
+mod submit;
+mod target;
+mod watch;
+
+pub use build::{BuildError, Ceilings, Isolated, LentNamespaceConfig, VirtualConfig};
+pub use clock::Clock;
+pub use ranges::{CopyLimits, DeallocateLimits};
+pub use slices::{Slice, SliceError, SliceMap};
+pub use target::TargetLimits;
+
+use bucket::Bucket;
+use engine::{Ended, Engine};
+
+/// The commands of one client, carried out on slices of real namespaces.
+#[derive(Debug)]
+pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
+    gate: Gate<P>,
+    engine: Engine,
+    clock: Clock,
+    holder: Holder,
+    /// How often the holder had changed when it was looked at last.
+    holders: u32,
+    /// The time of the present batch.
+    now: Instant,
+    outstanding: u32,
+    operations: Bucket,
+    bandwidth: Bucket,
+    /// The copy of a list of ranges, and where it was.
+    list: Vec<u8>,
+    segments: Vec<Segment>,
+}
+
+impl<P: Policy + ?Sized> VirtualController<P> {
+    /// Looks at the clock, and who the client is.
+    #[inline]
+    fn look_up(&mut self) {
+        let now = self.clock.nanoseconds();
+        if now != self.engine.now {
+            self.engine.now = now;
+            self.now = self.clock.instant(now);
+        }
+        if let Some(identity) = self.holder.changed(&mut self.holders) {
+            self.gate.identify(identity);
+        }
+    }
+
+    /// Copies the list of ranges that the command points to, if it has one. The copy is what is decoded; the client's own is not looked at again.
+    fn copy_list(
+        &mut self,
+        queue: QueueKind,
+        entry: &[u32; 16],
+        command: &FetchedCommand,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<(), Refusal> {
+        self.list.clear();
+        let bytes = Decoder::list_bytes(queue, CommandSet::NVM, entry)?;
+        if bytes == 0 {
+            return Ok(());
+        }
+        self.segments.clear();
+        memory
+            .data(
+                command,
+                bytes as u64,
+                Access::DEVICE_READ,
+                &mut self.segments,
+            )
+            .map_err(|status| {
+                let offset = status.is(Reason::PrpOffset.status());
+                let reason = if offset {
+                    Reason::PrpOffset
+                } else {
+                    Reason::OutsideMemory
+                };
+                reason.refusal()
+            })?;
+        self.list.resize(bytes, 0);
+        let mut rest = self.list.as_mut_slice();
+        for segment in &self.segments {
+            let length = (segment.length as usize).min(rest.len());
+            let (now, later) = rest.split_at_mut(length);
+            memory
+                .read(segment, 0, now)
+                .map_err(|_| Reason::OutsideMemory.refusal())?;
+            rest = later;
+        }
+        Ok(())
+    }
+
+    /// What a command costs of the ceilings, whether it passes or not.
+    #[inline]
+    fn charge(&mut self, class: Class, length: u64, blocks: u64, shift: u8) {
+        self.operations.take(1);
+        let bytes = match class {
+            // They make the controller read, although no data moves.
+            Class::Verify | Class::Copy => blocks.saturating_mul(1 << shift),
+            _ => length,
+        };
+        self.bandwidth.take(bytes);
+    }
+}
+
+/// The dwords of an entry.
+#[inline]
+fn dwords(entry: &[u64; 8]) -> [u32; 16] {
+    let mut dwords = [0; 16];
+    for (pair, word) in dwords.chunks_exact_mut(2).zip(entry) {
+        pair[0] = *word as u32;
+        pair[1] = (*word >> 32) as u32;
+    }
+    dwords
+}
+
+impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
+    #[inline]
+    fn credit(&mut self) -> u32 {
+        self.look_up();
+        if self.engine.is_busy() || self.bandwidth.available(self.engine.now) == 0 {
+            return 0;
+        }
+        let operations = self.operations.available(self.engine.now);
+        let room = self.outstanding.saturating_sub(self.engine.active());
+        room.min(u32::try_from(operations).unwrap_or(u32::MAX))
+    }
+
+    fn command(&mut self, command: &FetchedCommand, memory: &DeviceMemory<'_>) -> Handling {
+        let queue = match command.sqid {
+            0 => QueueKind::Admin,
+            _ => QueueKind::Io,
+        };
+        let entry = dwords(&command.entry);
+        let opcode = entry[0] as u8;
+        // Dataset Management and Copy.
+        let has_list = matches!(opcode, 0x09 | 0x19) && queue == QueueKind::Io;
+        if has_list {
+            if let Err(refusal) = self.copy_list(queue, &entry, command, memory) {
+                self.operations.take(1);
+                self.gate.refused(queue, &entry, refusal, self.now);
+                return refused(refusal);
+            }
+        }
+        let list = if has_list { self.list.as_slice() } else { &[] };
+        let place = self.engine.place(entry[1]);
+        let namespace = place.and_then(|place| self.engine.namespaces.get(usize::from(place)));
+        let geometry = namespace.map(|namespace| &namespace.geometry);
+        let shift = geometry.map_or(0, |geometry| geometry.block_shift);
+        let mut passed = match self.gate.check(queue, geometry, &entry, list, self.now) {
+            Ok(passed) => passed,
+            Err(refusal) => {
+                if queue == QueueKind::Io {
+                    self.operations.take(1);
+                }
+                return refused(refusal);
+            }
+        };
+        let decoded = passed.command();
+        if decoded.class == Class::Virtual {
+            return Handling::Execute;
+        }
+        let (class, length) = (decoded.class, decoded.length);
+        let blocks = decoded.extents.first().map_or(0, |extent| extent.blocks);
+        let answer = match place {
+            Some(place) if queue == QueueKind::Io => {
+                self.engine.start(&passed, command, place, memory)
+            }
+            _ => Err((Reason::Unavailable.status(), 0)),
+        };
+        let started = passed.take_started();
+        self.charge(class, length, blocks, shift);
+        match answer {
+            Ok(()) => {
+                self.engine.keep_started(command.slot(), started);
+                Handling::Taken
+            }
+            Err((status, result)) => {
+                if let Some(started) = started {
+                    self.gate.end(started, status, self.now);
+                }
+                Handling::Complete { status, result }
+            }
+        }
+    }
+
+    fn flush(&mut self, _memory: &DeviceMemory<'_>) {
+        self.engine.ring();
+    }
+
+    fn poll(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
+        self.look_up();
+        let (gate, now) = (&mut self.gate, self.now);
+        self.engine.poll(memory, &mut |ended: Ended| {
+            if let Some(started) = ended.started {
+                gate.end(started, ended.status, now);
+            }
+            done.push(HandlerCompletion {
+                tag: ended.tag,
+                status: ended.status,
+                result: ended.result,
+            });
+        });
+    }
+
+    fn cancel(&mut self, tags: &[u32]) {
+        self.engine.cancel(tags);
+    }
+}
+
+#[cold]
+fn refused(refusal: Refusal) -> Handling {
+    Handling::Complete {
+        status: refusal.status,
+        result: 0,
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,32 @@
+//! A namespace as a client has it.
+
+use super::ranges::CopyLimits;
+use super::slices::SliceMap;
+use crate::command::Geometry;
+
+/// A client's namespace on its way to real ones.
+#[derive(Debug)]
+pub(super) struct LentNamespace {
+    /// As the client names it.
+    pub(super) nsid: u32,
+    pub(super) geometry: Geometry,
+    pub(super) map: SliceMap,
+    /// Bytes of a block, as a power of two.
+    pub(super) shift: u8,
+    /// The real controllers and namespaces that hold its blocks, each once.
+    pub(super) flush: Vec<(u16, u32)>,
+    /// What a Copy may name; all 0 where the device takes none.
+    pub(super) copy: CopyLimits,
+}
+
+impl LentNamespace {
+    /// A real controller has another number from now on. Numbers only become smaller, lowest first, so that none is changed twice.
+    pub(super) fn moved(&mut self, before: usize, now: u16) {
+        for (target, _) in &mut self.flush {
+            if usize::from(*target) == before {
+                *target = now;
+            }
+        }
+        self.map.moved(before, now);
+    }
+}
