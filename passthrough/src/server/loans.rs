@@ -15,7 +15,7 @@ use nvme_vfio_user::ClientMemory;
 /// The memory of one client in the IOMMU domain of its controllers. Each region of the client's takes one contiguous range of addresses there, which this side chooses, and allows
 /// what the client allows.
 #[derive(Debug)]
-pub struct Loans {
+pub(super) struct Loans {
     space: AddressSpace,
     /// By the address that the controllers see.
     live: Mutex<BTreeMap<Iova, SharedMemory>>,
@@ -27,7 +27,7 @@ static TAKING_BACK: Mutex<()> = Mutex::new(());
 impl Loans {
     /// Nothing is lent yet.
     #[must_use]
-    pub fn new(space: AddressSpace) -> Loans {
+    pub(super) fn new(space: AddressSpace) -> Loans {
         Loans {
             space,
             live: Mutex::default(),
@@ -36,12 +36,6 @@ impl Loans {
 
     fn live(&self) -> MutexGuard<'_, BTreeMap<Iova, SharedMemory>> {
         self.live.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// How many regions are lent now.
-    #[must_use]
-    pub fn count(&self) -> usize {
-        self.live().len()
     }
 }
 

@@ -10,6 +10,8 @@ use nvme_vfio_emulator::Emulator;
 
 use super::backoff::{Backoff, Rest, Round};
 use super::rotation::Rotation;
+use super::running::Summary;
+use crate::controller::Clock;
 
 /// Commands that one client may have fetched in one turn.
 const TURN: u32 = 32;
@@ -39,13 +41,20 @@ impl Seat {
     }
 }
 
-/// What the thread has done.
+/// What the thread has done. It alone writes, so no locked instruction is needed.
 #[derive(Debug, Default)]
-pub(crate) struct Work {
-    pub(crate) fetched: AtomicU64,
-    pub(crate) posted: AtomicU64,
+struct Work {
+    fetched: AtomicU64,
+    posted: AtomicU64,
     /// Times that it went to sleep.
-    pub(crate) sleeps: AtomicU64,
+    sleeps: AtomicU64,
+}
+
+fn add(count: &AtomicU64, by: u64) {
+    count.store(
+        count.load(Ordering::Relaxed).wrapping_add(by),
+        Ordering::Relaxed,
+    );
 }
 
 /// The thread; it ends when this is dropped.
@@ -53,6 +62,7 @@ pub(crate) struct Work {
 pub(crate) struct Poller {
     stop: Arc<AtomicBool>,
     work: Arc<Work>,
+    handle: Thread,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -60,6 +70,7 @@ impl Poller {
     /// `busy`: it never sleeps while a client is connected.
     pub(crate) fn start(
         seats: Vec<Arc<Seat>>,
+        clock: Clock,
         busy: bool,
         cpu: Option<usize>,
     ) -> io::Result<Poller> {
@@ -78,7 +89,7 @@ impl Poller {
                         "the thread that polls could not be kept on its processor"
                     );
                 }
-                poll(&for_thread, &stopped, busy, &theirs);
+                poll(&for_thread, &clock, &stopped, busy, &theirs);
             })?;
         for seat in &seats {
             seat.emulator.stepped_by(thread.thread());
@@ -86,18 +97,25 @@ impl Poller {
         Ok(Poller {
             stop,
             work,
+            handle: thread.thread().clone(),
             thread: Some(thread),
         })
     }
 
     /// What it has done so far.
-    pub(crate) fn work(&self) -> &Work {
-        &self.work
+    pub(crate) fn summary(&self) -> Summary {
+        let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
+        Summary {
+            commands: read(&self.work.fetched),
+            completions: read(&self.work.posted),
+            sleeps: read(&self.work.sleeps),
+            ..Summary::default()
+        }
     }
 
     /// For waking it.
-    pub(crate) fn thread(&self) -> Option<Thread> {
-        self.thread.as_ref().map(|thread| thread.thread().clone())
+    pub(crate) fn thread(&self) -> Thread {
+        self.handle.clone()
     }
 }
 
@@ -105,7 +123,7 @@ impl Drop for Poller {
     fn drop(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
-            thread.thread().unpark();
+            self.handle.unpark();
             if thread.join().is_err() {
                 tracing::error!("the thread that polls panicked");
             }
@@ -113,11 +131,13 @@ impl Drop for Poller {
     }
 }
 
-fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
+fn poll(seats: &[Arc<Seat>], clock: &Clock, stop: &AtomicBool, busy: bool, work: &Work) {
     let mut rotation = Rotation::new(seats.len());
     let mut backoff = Backoff::new(busy);
     let mut idle_rounds = 0;
     while !stop.load(Ordering::Acquire) {
+        let now = Instant::now();
+        clock.set(now);
         let (mut taken, mut in_flight) = (false, false);
         let (mut fetched, mut posted) = (0, 0);
         // Those that had no work for long are left out only while others have some.
@@ -143,13 +163,9 @@ fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
         });
         if worked {
             idle_rounds = 0;
-            // One writer, so no locked instruction is needed.
-            let add = |count: &AtomicU64, by| {
-                count.store(count.load(Ordering::Relaxed) + by, Ordering::Relaxed)
-            };
             add(&work.fetched, fetched);
             add(&work.posted, posted);
-            backoff.after(Round::Worked, Instant::now);
+            backoff.after(Round::Worked, || now);
             continue;
         }
         idle_rounds += 1;
@@ -163,12 +179,11 @@ fn poll(seats: &[Arc<Seat>], stop: &AtomicBool, busy: bool, work: &Work) {
             (true, true) => Round::InFlight,
             (true, false) => Round::Idle,
         };
-        match backoff.after(round, Instant::now) {
+        match backoff.after(round, || now) {
             Rest::None => std::hint::spin_loop(),
             Rest::Yield => thread::yield_now(),
             Rest::Sleep(time) => {
-                work.sleeps
-                    .store(work.sleeps.load(Ordering::Relaxed) + 1, Ordering::Relaxed);
+                add(&work.sleeps, 1);
                 thread::park_timeout(time);
             }
         }

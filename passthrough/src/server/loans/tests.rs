@@ -32,12 +32,12 @@ fn each_region_is_one_range_with_the_clients_own_access_until_it_is_taken_back()
     let mut expected = vec![(one, 3 * page), (two, page)];
     expected.sort();
     assert_eq!(space.mappings(), expected);
-    assert_eq!(loans.count(), 2);
+    assert_eq!(loans.live().len(), 2);
     loans.take_back(one, first);
     assert_eq!(space.mappings(), [(two, page)]);
     loans.take_back(two, second);
     assert!(space.mappings().is_empty());
-    assert_eq!(loans.count(), 0);
+    assert_eq!(loans.live().len(), 0);
 }
 
 #[test]
@@ -58,7 +58,7 @@ fn a_full_domain_is_no_space_and_a_distant_one_is_not_supported() {
         loans.lend(&memory, Access::READ_WRITE),
         Err(Errno::EOPNOTSUPP)
     );
-    assert_eq!(loans.count(), 0);
+    assert_eq!(loans.live().len(), 0);
 }
 
 #[test]

@@ -1,0 +1,52 @@
+//! The front end of a client's virtual controller: what its registers and Identify data say.
+
+use nvme_vfio_emulator::{Config, LbaFormats, NamespaceConfig};
+
+use crate::policy::ResolvedClient;
+
+/// Bytes of the smallest memory page.
+const PAGE: u32 = 4096;
+/// The most that one command of a client may move, whatever its controllers allow: what one page of PRP list describes from any offset on.
+const MOST_TRANSFER: u32 = 1 << 20;
+/// Interrupt vectors beside those of the I/O queues: the admin queue's.
+const ADMIN_VECTORS: u16 = 1;
+
+/// Bytes that one command may move (a power of two), where the controllers allow `allowed`: at least a page.
+pub(super) fn max_transfer(allowed: Option<usize>) -> u32 {
+    let allowed = allowed
+        .and_then(|bytes| u32::try_from(bytes).ok())
+        .unwrap_or(MOST_TRANSFER)
+        .clamp(PAGE, MOST_TRANSFER);
+    1 << allowed.ilog2()
+}
+
+/// What the front end is built of. `max_transfer` is a power of two of at least a page.
+pub(super) fn config(client: &ResolvedClient, max_transfer: u32) -> Config {
+    let limits = &client.limits;
+    let mut sizes: Vec<u32> = client
+        .namespaces
+        .iter()
+        .map(|namespace| 1 << namespace.block_shift)
+        .collect();
+    sizes.sort_unstable();
+    sizes.dedup();
+    Config {
+        namespaces: client
+            .namespaces
+            .iter()
+            .map(|namespace| NamespaceConfig {
+                nsid: namespace.nsid,
+                size: namespace.blocks << namespace.block_shift,
+                lba: 1 << namespace.block_shift,
+            })
+            .collect(),
+        lba_formats: LbaFormats::new(sizes).unwrap_or_default(),
+        mdts: (max_transfer / PAGE).ilog2() as u8,
+        mqes: u32::from(limits.depth).max(2),
+        queues: limits.queues,
+        vectors: limits.queues.saturating_add(ADMIN_VECTORS),
+        serial: client.names.serial.clone(),
+        mappings: limits.mappings,
+        ..Config::default()
+    }
+}

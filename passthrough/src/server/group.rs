@@ -1,0 +1,125 @@
+//! The controllers of a policy, opened and asked.
+
+use nvme_vfio::{Address, Controller, Group, Options};
+
+use super::error::ServeError;
+use super::options::ServeOptions;
+use crate::policy::{Budget, ControllerFacts, Isolation, PolicyFile, ResolvedPolicy};
+
+/// The addresses of a policy in words.
+fn addresses(policy: &PolicyFile) -> String {
+    let all: Vec<String> = policy.controllers.iter().map(ToString::to_string).collect();
+    all.join(", ")
+}
+
+/// Controllers that were opened for a policy, and what they are.
+#[derive(Debug)]
+pub struct OpenedGroup {
+    pub(super) group: Option<Group>,
+    pub(super) controllers: Vec<Controller>,
+    pub(super) facts: Vec<ControllerFacts>,
+}
+
+impl OpenedGroup {
+    /// Opens the controllers of a policy.
+    ///
+    /// # Errors
+    /// [`ServeError::Controller`].
+    pub fn open(policy: &PolicyFile, options: &ServeOptions) -> Result<OpenedGroup, ServeError> {
+        let driver = driver_options(policy, options);
+        let opened = Controller::open_together(&policy.controllers, &driver).map_err(|source| {
+            ServeError::Controller {
+                address: addresses(policy),
+                source,
+            }
+        })?;
+        OpenedGroup::of(policy, opened.controllers).map(|group| OpenedGroup {
+            group: opened.group,
+            ..group
+        })
+    }
+
+    /// Takes controllers that are open already, in the order of the policy's. They share one address space.
+    ///
+    /// # Errors
+    /// [`ServeError::Controller`].
+    pub fn of(
+        policy: &PolicyFile,
+        controllers: Vec<Controller>,
+    ) -> Result<OpenedGroup, ServeError> {
+        let facts = controllers.iter().map(ControllerFacts::read);
+        let facts = facts
+            .collect::<Result<_, _>>()
+            .map_err(|source| ServeError::Controller {
+                address: addresses(policy),
+                source,
+            })?;
+        Ok(OpenedGroup {
+            group: None,
+            controllers,
+            facts,
+        })
+    }
+
+    /// What the controllers are.
+    #[must_use]
+    pub fn facts(&self) -> &[ControllerFacts] {
+        &self.facts
+    }
+
+    /// What this process may use for all clients.
+    #[must_use]
+    pub fn budget(&self) -> Budget {
+        let space = self.controllers.first().map(Controller::address_space);
+        Budget {
+            locked_memory: self.group.as_ref().and_then(|_| lockable()),
+            mappings: space.and_then(|space| space.domain().limits().mappings),
+        }
+    }
+}
+
+/// Bytes that this process may lock into memory; `None` for no limit.
+fn lockable() -> Option<u64> {
+    use nix::sys::resource::{RLIM_INFINITY, Resource, getrlimit};
+    if nix::unistd::geteuid().is_root() {
+        return None;
+    }
+    let (soft, _) = getrlimit(Resource::RLIMIT_MEMLOCK).ok()?;
+    (soft != RLIM_INFINITY).then_some(soft)
+}
+
+/// How the controllers are opened.
+fn driver_options(policy: &PolicyFile, options: &ServeOptions) -> Options {
+    Options {
+        admin_timeout: options.admin_timeout,
+        io_timeout: options.io_timeout,
+        abort_grace: options.times.abort_grace,
+        // A pair for each client.
+        io_queues: u16::try_from(policy.clients.len())
+            .unwrap_or(u16::MAX)
+            .max(1),
+        ..Options::default()
+    }
+}
+
+/// Refuses what else would only show when the first client lends its memory.
+pub(super) fn check_lendable(
+    policy: &PolicyFile,
+    resolved: &ResolvedPolicy,
+) -> Result<(), ServeError> {
+    let distant = policy
+        .controllers
+        .iter()
+        .find(|address| matches!(address, Address::VfioUser(_)));
+    let lending = resolved
+        .clients
+        .iter()
+        .find(|client| client.policy.isolation == Isolation::Shared);
+    match (distant, lending) {
+        (Some(address), Some(client)) => Err(ServeError::NotLendable {
+            client: client.policy.name.clone(),
+            address: address.to_string(),
+        }),
+        _ => Ok(()),
+    }
+}

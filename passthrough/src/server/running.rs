@@ -1,0 +1,271 @@
+//! A group that is being served.
+
+use std::path::Path;
+use std::sync::Arc;
+use std::sync::mpsc::{self, Receiver, RecvTimeoutError};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
+use nvme_vfio::{Controller, Group};
+use nvme_vfio_user::Stop;
+
+use super::directory;
+use super::error::ServeError;
+use super::group::{OpenedGroup, check_lendable};
+use super::mender::MenderThread;
+use super::options::ServeOptions;
+use super::poller::Poller;
+use super::station::{Builder, Station};
+use super::telling::{herald, tell_beginning};
+use crate::audit::{self, AuditOptions, Auditor, Event, ServerAudit, Text};
+use crate::controller::Clock;
+use crate::policy::{GroupPolicy, PolicyFile, Warning};
+
+/// How often the main thread looks whether a socket has failed.
+const LOOK: u16 = 1000;
+
+/// A group that is being served: sockets, threads and the controllers behind them. Dropped, it ends as [`finish`](Self::finish) does.
+///
+/// | thread | does |
+/// |---|---|
+/// | one of each client | answers messages: registers, mappings, interrupts. Whatever takes long there, its own client waits for |
+/// | the one that polls | fetches commands, judges, submits, completes, for all clients in turn; never waits |
+/// | the one that mends | aborts, deletes queues, resets |
+/// | the audit's | writes records |
+#[derive(Debug)]
+pub struct Serving {
+    stations: Vec<Station>,
+    ended: Receiver<usize>,
+    poller: Option<Poller>,
+    mender: Option<MenderThread>,
+    auditor: Option<Auditor>,
+    server_audit: ServerAudit,
+    warnings: Vec<Warning>,
+    controllers: Vec<Controller>,
+    _group: Option<Group>,
+    began: Instant,
+    end_patience: Duration,
+}
+
+/// What was done, at the end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[non_exhaustive]
+pub struct Summary {
+    /// How long it was served.
+    pub time: Duration,
+    /// Commands that clients sent.
+    pub commands: u64,
+    /// Completions that they got.
+    pub completions: u64,
+    /// Times that the thread that polls has slept.
+    pub sleeps: u64,
+    /// Times that controllers were reset.
+    pub resets: u64,
+    /// Lines of the audit.
+    pub audit_lines: u64,
+}
+
+impl Serving {
+    /// Opens the controllers of a policy and serves them.
+    ///
+    /// # Errors
+    /// [`ServeError`]: whatever stands in the way. Nothing is left behind then but the audit's file and the directory.
+    pub fn start(policy: &PolicyFile, options: &ServeOptions) -> Result<Serving, ServeError> {
+        let group = OpenedGroup::open(policy, options)?;
+        Serving::with_group(policy, group, options)
+    }
+
+    /// Serves controllers that are open.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start).
+    pub fn with_group(
+        policy: &PolicyFile,
+        group: OpenedGroup,
+        options: &ServeOptions,
+    ) -> Result<Serving, ServeError> {
+        let resolved = policy.resolve(&group.facts, &group.budget())?;
+        check_lendable(policy, &resolved)?;
+        directory::prepare(&policy.directory)?;
+        let auditor = start_audit(policy)?;
+        let server_audit = auditor.server();
+        tell_beginning(policy, &server_audit, &resolved);
+        let mender = MenderThread::start(
+            group.controllers.clone(),
+            options.times,
+            herald(policy, &server_audit),
+        )
+        .map_err(ServeError::no_thread)?;
+        let builder = Builder {
+            policy,
+            options,
+            controllers: &group.controllers,
+            rules: Arc::new(GroupPolicy::new(&resolved)),
+            clock: Clock::new(),
+            mender: mender.mender(),
+            auditor: &auditor,
+            server_audit: &server_audit,
+            poller: Arc::default(),
+        };
+        let mut fronts = Vec::with_capacity(resolved.clients.len());
+        for client in &resolved.clients {
+            fronts.push(builder.front(client)?);
+        }
+        let seats = fronts.iter().map(|front| Arc::clone(&front.seat)).collect();
+        let poller = Poller::start(seats, builder.clock.clone(), options.busy, options.cpu)
+            .map_err(ServeError::no_thread)?;
+        // Set once, here.
+        let _ = builder.poller.set(poller.thread());
+        let (tell, ended) = mpsc::channel();
+        let mut serving = Serving {
+            stations: Vec::with_capacity(fronts.len()),
+            ended,
+            poller: Some(poller),
+            mender: Some(mender),
+            server_audit: server_audit.clone(),
+            warnings: resolved.warnings,
+            auditor: None,
+            controllers: group.controllers.clone(),
+            _group: group.group,
+            began: Instant::now(),
+            end_patience: options.end_patience,
+        };
+        for (index, front) in fronts.into_iter().enumerate() {
+            let station = front.serve(index, tell.clone())?;
+            serving.stations.push(station);
+        }
+        serving.auditor = Some(auditor);
+        Ok(serving)
+    }
+
+    /// The clients' names and sockets, in the order of the policy.
+    pub fn clients(&self) -> impl Iterator<Item = (&str, &Path)> {
+        self.stations
+            .iter()
+            .map(|station| (station.name.as_str(), station.socket.as_path()))
+    }
+
+    /// What the policy's author should know.
+    #[must_use]
+    pub fn warnings(&self) -> &[Warning] {
+        &self.warnings
+    }
+
+    /// The audit of the server's own doings.
+    #[must_use]
+    pub fn audit(&self) -> &ServerAudit {
+        &self.server_audit
+    }
+
+    /// Serves until `stop` is set, or until no socket is left that could be served. Does not end the service: [`finish`](Self::finish) does.
+    pub fn wait(&self, stop: &Stop) {
+        use std::os::fd::AsFd;
+        let mut failed = 0;
+        while !stop.is_set() && failed < self.stations.len() {
+            let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
+            // Whatever it answers: the flag is looked at again.
+            let _ = poll(&mut waiting, PollTimeout::from(LOOK));
+            while let Ok(index) = self.ended.try_recv() {
+                let name = self
+                    .stations
+                    .get(index)
+                    .map(|station| station.name.as_str());
+                tracing::error!(client = name, "the socket of a client has failed");
+                failed += 1;
+            }
+        }
+    }
+
+    /// Ends the service in this order: no client is let in any more; each one's commands are waited for, aborted, or their queue deleted; its memory is let go of; then the
+    /// threads, the queues and the controllers end.
+    ///
+    /// # Errors
+    /// [`ServeError::StillInUse`] where commands do not end, and [`ServeError::Audit`] where the audit's file took no more. The process should end then.
+    pub fn finish(mut self) -> Result<Summary, ServeError> {
+        self.end()
+    }
+
+    fn end(&mut self) -> Result<Summary, ServeError> {
+        let Some(poller) = self.poller.take() else {
+            return Ok(Summary::default());
+        };
+        self.server_audit.record(Event::ServerStopping {
+            cause: Text::from("it was asked to end"),
+        });
+        let left = self.end_stations();
+        if !left.is_empty() {
+            // Neither the queues nor the memory may go: their threads live on until the process ends.
+            std::mem::forget(poller);
+            std::mem::forget(self.mender.take());
+            return Err(ServeError::StillInUse {
+                clients: left,
+                waited: self.end_patience,
+            });
+        }
+        let mut summary = Summary {
+            time: self.began.elapsed(),
+            ..poller.summary()
+        };
+        drop(poller);
+        // With the front ends the queues go, which are deleted.
+        self.stations.clear();
+        drop(self.mender.take());
+        summary.resets = self.controllers.iter().map(|one| one.events().resets).sum();
+        self.controllers.clear();
+        if let Some(auditor) = self.auditor.take() {
+            summary.audit_lines = auditor.finish()?.lines;
+        }
+        Ok(summary)
+    }
+
+    /// Ends the clients' threads; the names of those that do not end in time.
+    fn end_stations(&mut self) -> Vec<String> {
+        for station in &self.stations {
+            station.stop.set();
+        }
+        let until = Instant::now() + self.end_patience;
+        let is_running = |station: &Station| {
+            station
+                .thread
+                .as_ref()
+                .is_some_and(|thread| !thread.is_finished())
+        };
+        while self.stations.iter().any(is_running) {
+            let left = until.saturating_duration_since(Instant::now());
+            match self.ended.recv_timeout(left) {
+                // Its thread ends right after that.
+                Ok(_) | Err(RecvTimeoutError::Disconnected) => thread::yield_now(),
+                Err(RecvTimeoutError::Timeout) => break,
+            }
+        }
+        let mut left = Vec::new();
+        for station in &mut self.stations {
+            if is_running(station) {
+                left.push(station.name.clone());
+            } else if let Some(thread) = station.thread.take()
+                && thread.join().is_err()
+            {
+                tracing::error!(client = station.name, "the thread of a client panicked");
+            }
+        }
+        left
+    }
+}
+
+impl Drop for Serving {
+    fn drop(&mut self) {
+        if let Err(error) = self.end() {
+            tracing::error!("{error}");
+        }
+    }
+}
+
+fn start_audit(policy: &PolicyFile) -> Result<Auditor, ServeError> {
+    let options = AuditOptions {
+        ring: usize::try_from(policy.audit.ring).unwrap_or(usize::MAX),
+        sample_allowed_io: policy.audit.sample_allowed_io,
+        ..AuditOptions::default()
+    };
+    Ok(Auditor::start(audit::open(&policy.audit.path)?, options)?)
+}

@@ -1,0 +1,246 @@
+//! A client's virtual controller, its socket, and the thread that answers it.
+
+use std::path::PathBuf;
+use std::sync::mpsc;
+use std::sync::{Arc, OnceLock};
+use std::thread::{self, JoinHandle};
+
+use nvme_vfio::{AddressSpace, Controller};
+use nvme_vfio_emulator::{Emulator, Patience, ServedController, served_domain};
+use nvme_vfio_user::{Server as Listener, ServerOptions, Stop};
+
+use super::door::Door;
+use super::error::ServeError;
+use super::front;
+use super::loans::Loans;
+use super::mender::Mender;
+use super::options::ServeOptions;
+use super::poller::Seat;
+use crate::audit::{Auditor, ServerAudit};
+use crate::client::{Client, Holder, Identity};
+use crate::controller::{
+    Ceilings, Clock, Isolated, LentNamespaceConfig, Slice, VirtualConfig, VirtualController,
+};
+use crate::decode::Decoder;
+use crate::gate::Gate;
+use crate::policy::{GroupPolicy, Isolation, PolicyFile, ResolvedClient};
+
+/// One client's socket and the thread that answers it.
+#[derive(Debug)]
+pub(super) struct Station {
+    pub(super) name: String,
+    pub(super) socket: PathBuf,
+    pub(super) stop: Arc<Stop>,
+    pub(super) thread: Option<JoinHandle<()>>,
+}
+
+/// What all clients' front ends are made of.
+pub(super) struct Builder<'a> {
+    pub(super) policy: &'a PolicyFile,
+    pub(super) options: &'a ServeOptions,
+    pub(super) controllers: &'a [Controller],
+    pub(super) rules: Arc<GroupPolicy>,
+    pub(super) clock: Clock,
+    pub(super) mender: Mender,
+    pub(super) auditor: &'a Auditor,
+    pub(super) server_audit: &'a ServerAudit,
+    pub(super) poller: Arc<OnceLock<thread::Thread>>,
+}
+
+/// A client's virtual controller, not served yet.
+pub(super) struct Front {
+    name: String,
+    served: ServedController,
+    listener: Listener,
+    pub(super) seat: Arc<Seat>,
+}
+
+impl Builder<'_> {
+    pub(super) fn front(&self, client: &ResolvedClient) -> Result<Front, ServeError> {
+        let name = client.policy.name.clone();
+        let holder = Holder::default();
+        let (handler, config) = self.handler(client, &holder)?;
+        let domain = served_domain(config.mappings);
+        let emulator =
+            Emulator::with_handler(config, Box::new(handler), domain).map_err(|source| {
+                ServeError::Front {
+                    client: name.clone(),
+                    source,
+                }
+            })?;
+        let served = self.served(client, &emulator)?;
+        let seat = Seat::new(Arc::clone(&emulator));
+        let door = Door {
+            client: client.id,
+            users: client.policy.uid.clone(),
+            holder,
+            seat: Arc::clone(&seat),
+            audit: self.server_audit.clone(),
+            poller: Arc::clone(&self.poller),
+        };
+        let options = listener_options(client, door);
+        let listener =
+            Listener::bind(&self.policy.socket(&client.policy), options).map_err(|source| {
+                ServeError::Socket {
+                    client: name.clone(),
+                    source,
+                }
+            })?;
+        Ok(Front {
+            name,
+            served,
+            listener,
+            seat,
+        })
+    }
+
+    fn handler(
+        &self,
+        client: &ResolvedClient,
+        holder: &Holder,
+    ) -> Result<(VirtualController, nvme_vfio_emulator::Config), ServeError> {
+        let limits = &client.limits;
+        let used = client.namespaces.iter().map(|one| one.controller);
+        let allowed = used
+            .filter_map(|index| self.controllers.get(index)?.max_transfer())
+            .min();
+        let max_transfer = front::max_transfer(allowed);
+        let audit = self.auditor.client(
+            client.id,
+            &client.policy.name,
+            u32::from(limits.outstanding),
+        );
+        let gate = Gate::new(
+            Arc::clone(&self.rules),
+            Client {
+                id: client.id,
+                name: client.policy.name.as_str().into(),
+                identity: Identity::default(),
+            },
+            Decoder::new(),
+            audit,
+        );
+        let namespaces = client
+            .namespaces
+            .iter()
+            .map(|namespace| LentNamespaceConfig {
+                nsid: namespace.nsid,
+                slices: namespace
+                    .extents
+                    .iter()
+                    .map(|extent| Slice {
+                        target: u16::try_from(namespace.controller).unwrap_or(u16::MAX),
+                        nsid: extent.nsid,
+                        start: extent.first,
+                        blocks: extent.blocks,
+                    })
+                    .collect(),
+            });
+        let config = VirtualConfig {
+            controllers: self.controllers.to_vec(),
+            namespaces: namespaces.collect(),
+            ceilings: Ceilings {
+                outstanding: limits.outstanding,
+                operations: limits.iops.map(u64::from),
+                bandwidth: limits.bandwidth,
+            },
+            isolated: match client.policy.isolation {
+                Isolation::Shared => Isolated::Shared,
+                Isolation::Bounce => Isolated::Bounce,
+            },
+            timeout: self.options.io_timeout,
+            mender: Some(self.mender.clone()),
+            max_transfer,
+            holder: holder.clone(),
+            clock: self.clock.clone(),
+        };
+        let handler =
+            VirtualController::new(config, gate).map_err(|source| ServeError::Virtual {
+                client: client.policy.name.clone(),
+                source,
+            })?;
+        Ok((handler, front::config(client, max_transfer)))
+    }
+
+    fn served(
+        &self,
+        client: &ResolvedClient,
+        emulator: &Arc<Emulator>,
+    ) -> Result<ServedController, ServeError> {
+        let patience = Patience {
+            abort: self.options.unmap_patience,
+            // Memory is let go of with a proof, or never.
+            fatal: None,
+        };
+        let emulator = Arc::clone(emulator);
+        let space = self.controllers.first().map(Controller::address_space);
+        let served = match (client.policy.isolation, space) {
+            (Isolation::Shared, Some(space)) => {
+                let loans = Arc::new(Loans::new(AddressSpace::clone(space)));
+                ServedController::with_lender(emulator, patience, loans)
+            }
+            _ => ServedController::new(emulator, patience),
+        };
+        served.map_err(|source| ServeError::System {
+            what: "making a client's doorbells",
+            source,
+        })
+    }
+}
+
+/// How a client's socket is made: for its user alone where there is one, and this process may give it away. Who connects is looked at in any case.
+fn listener_options(client: &ResolvedClient, door: Door) -> ServerOptions {
+    let me = nix::unistd::geteuid();
+    let (mode, owner) = match client.policy.uid.as_slice() {
+        [user] if *user == me.as_raw() => (0o600, None),
+        [user] if me.is_root() => (0o600, Some(*user)),
+        _ => (0o666, None),
+    };
+    let mut options = ServerOptions {
+        mode,
+        owner,
+        doorkeeper: Some(Arc::new(door)),
+        ..ServerOptions::default()
+    };
+    let limits = &client.limits;
+    options.session.sealed_memory = !client.policy.unsealed_memory;
+    options.session.max_lent = limits.memory;
+    let maps = &mut options.session.capabilities.max_dma_maps;
+    *maps = (*maps).min(limits.mappings);
+    options
+}
+
+impl Front {
+    /// Starts the thread that answers the socket. `tell` gets `index` when it has ended.
+    pub(super) fn serve(
+        self,
+        index: usize,
+        tell: mpsc::Sender<usize>,
+    ) -> Result<Station, ServeError> {
+        let stop = Stop::new().map_err(|errno| ServeError::System {
+            what: "making an eventfd",
+            source: errno.into(),
+        })?;
+        let stop = Arc::new(stop);
+        let socket = self.listener.path().to_owned();
+        let (served, listener, its) = (self.served, self.listener, Arc::clone(&stop));
+        let name = self.name.clone();
+        let thread = thread::Builder::new()
+            .name(format!("nvme-c{index}"))
+            .spawn(move || {
+                if let Err(error) = listener.run(&served, &its) {
+                    tracing::error!(client = name, %error, "a client's socket has failed");
+                }
+                drop((listener, served));
+                // Nobody may listen any more.
+                let _ = tell.send(index);
+            })
+            .map_err(ServeError::no_thread)?;
+        Ok(Station {
+            name: self.name,
+            socket,
+            stop,
+            thread: Some(thread),
+        })
+    }
+}
