@@ -13,6 +13,7 @@ use nvme_vfio_dma::Access;
 use nvme_vfio_queues::Status;
 
 use crate::command::Entry;
+use crate::config::Offers;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::fault::OnAbort;
@@ -63,6 +64,14 @@ pub(crate) fn execute(
     entry: &Entry,
     memory: &DeviceMemory<'_>,
 ) -> Result<Reply, Status> {
+    if !core
+        .config
+        .offers
+        .contains(Offers::of_admin(entry.opcode()))
+    {
+        core.statistics.unsupported_commands += 1;
+        return Err(Status::INVALID_OPCODE.with_dnr());
+    }
     match entry.opcode() {
         DELETE_SQ => queues::delete_submission(core, entry),
         CREATE_SQ => queues::create_submission(core, entry, memory),

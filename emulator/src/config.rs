@@ -4,6 +4,7 @@ mod file;
 mod formats;
 mod keys;
 mod namespaces;
+mod personality;
 mod text;
 
 use std::fmt;
@@ -22,6 +23,7 @@ use keys::{
 };
 pub use namespaces::{CommandLimits, NamespaceConfig};
 pub(crate) use namespaces::{NSID_MAX, SIZE_MAX};
+pub use personality::{Names, NamespaceNames, Offers};
 
 /// Largest space that the doorbells may take in BAR 0, in bytes.
 const DOORBELL_BYTES_MAX: u64 = 16 << 20;
@@ -112,6 +114,10 @@ pub struct Config {
     pub model: String,
     /// Firmware revision, at most 8 printable ASCII characters; key `firmware`.
     pub firmware: String,
+    /// What the controller and its namespaces are called beside that.
+    pub names: Names,
+    /// The optional commands that are offered.
+    pub offers: Offers,
     /// How long commands take; keys `latency.read`, `latency.write`, `latency.flush`, `latency.other`, `latency.admin`, `latency.seed` and
     /// `latency.step`.
     pub latency: Latencies,
@@ -146,6 +152,8 @@ impl Default for Config {
             serial: "EMULATED0001".into(),
             model: "nvme-vfio emulated controller".into(),
             firmware: "1.0".into(),
+            names: Names::default(),
+            offers: Offers::default(),
             latency: Latencies::default(),
             iova_bits: 39,
             mappings: 65_535,
@@ -320,6 +328,7 @@ impl Config {
             )));
         }
         self.check_namespaces()?;
+        self.check_names()?;
         if self.doorbell_bytes() > DOORBELL_BYTES_MAX {
             return Err(ConfigError::Together(format!(
                 "queues={} with dstrd={} need {} bytes of doorbells, more than {DOORBELL_BYTES_MAX}",

@@ -6,6 +6,7 @@ use crate::admin;
 use crate::admin::log::ErrorEntry;
 use crate::backend::{Operation, Outcome};
 use crate::command::Entry;
+use crate::config::Offers;
 use crate::controller::{BATCH, Core, State};
 use crate::flight::{Completion, Flight};
 use crate::interpose::Bend;
@@ -38,11 +39,12 @@ pub(crate) struct Run {
 
 /// Whether there is such a command on that queue.
 #[cold]
-fn implemented(sqid: u16, opcode: u8) -> bool {
+fn implemented(core: &Core, sqid: u16, opcode: u8) -> bool {
+    let offers = core.config.offers;
     if sqid == 0 {
-        admin::OPCODES.contains(&opcode)
+        admin::OPCODES.contains(&opcode) && offers.contains(Offers::of_admin(opcode))
     } else {
-        io::OPCODES.contains(&opcode)
+        io::OPCODES.contains(&opcode) && offers.contains(Offers::of_io(opcode))
     }
 }
 
@@ -366,7 +368,7 @@ impl Core {
     ) -> Result<Reply, Status> {
         // SGLs are not offered, and there are no fused commands; what is no command at all says so below.
         let odd = entry.psdt() != 0 || entry.fuse() != 0;
-        if odd && implemented(sqid, entry.opcode()) {
+        if odd && implemented(self, sqid, entry.opcode()) {
             Err(Status::INVALID_FIELD.with_dnr())
         } else if sqid == 0 {
             admin::execute(self, entry, memory)

@@ -12,6 +12,7 @@ use nvme_vfio_queues::Status;
 
 use crate::backend::{Operation, Request};
 use crate::command::Entry;
+use crate::config::Offers;
 use crate::controller::Core;
 use crate::execute::{Reply, Run};
 use crate::flight::Flight;
@@ -87,7 +88,8 @@ fn plan(core: &Core, entry: &Entry) -> Result<Plan, Status> {
     let operation = match entry.opcode() {
         READ => Operation::Read,
         WRITE => Operation::Write,
-        _ => Operation::Compare,
+        _ if core.config.offers.contains(Offers::COMPARE) => Operation::Compare,
+        _ => return Err(Status::INVALID_OPCODE.with_dnr()),
     };
     let (namespace, slba, blocks) = range(core, entry)?;
     let dword12 = entry.dword(12);
@@ -323,6 +325,10 @@ fn others(
     silent: bool,
     memory: &DeviceMemory<'_>,
 ) -> Result<Reply, Status> {
+    if !core.config.offers.contains(Offers::of_io(entry.opcode())) {
+        core.statistics.unsupported_commands += 1;
+        return Err(Status::INVALID_OPCODE.with_dnr());
+    }
     match entry.opcode() {
         FLUSH => blocks::flush(core, sqid, entry, silent),
         WRITE_UNCORRECTABLE => blocks::write_uncorrectable(core, entry),

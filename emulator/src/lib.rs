@@ -80,7 +80,10 @@ pub use backend::{
     Backend, BackendCompletion, FileBackend, Immediate, MemoryBackend, NullBackend, Operation,
     Outcome, Request,
 };
-pub use config::{BackendKind, CommandLimits, Config, ConfigError, LbaFormats, NamespaceConfig};
+pub use config::{
+    BackendKind, CommandLimits, Config, ConfigError, LbaFormats, Names, NamespaceConfig,
+    NamespaceNames, Offers,
+};
 pub use controller::Statistics;
 pub use doorbells::Doorbells;
 pub use emulator::{Emulator, Turn};

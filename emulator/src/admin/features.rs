@@ -11,7 +11,7 @@ use nvme_vfio_queues::Status;
 
 use super::events::Event;
 use crate::command::Entry;
-use crate::config::Config;
+use crate::config::{Config, Offers};
 use crate::controller::{Core, vectors};
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
@@ -206,14 +206,16 @@ impl Features {
 pub(super) fn known(core: &Core, feature: u8) -> bool {
     match feature {
         VOLATILE_WRITE_CACHE => core.config.vwc,
+        TIMESTAMP => core.config.offers.contains(Offers::TIMESTAMP),
         ARBITRATION | POWER_MANAGEMENT | TEMPERATURE_THRESHOLD | ERROR_RECOVERY => true,
-        NUMBER_OF_QUEUES..=EVENT_CONFIGURATION | TIMESTAMP | HOST_BEHAVIOR => true,
+        NUMBER_OF_QUEUES..=EVENT_CONFIGURATION | HOST_BEHAVIOR => true,
         _ => false,
     }
 }
 
-fn saveable(feature: u8) -> bool {
-    !matches!(feature, NUMBER_OF_QUEUES | TIMESTAMP | HOST_BEHAVIOR)
+fn saveable(core: &Core, feature: u8) -> bool {
+    let offered = core.config.offers.contains(Offers::SAVED_FEATURES);
+    offered && !matches!(feature, NUMBER_OF_QUEUES | TIMESTAMP | HOST_BEHAVIOR)
 }
 
 /// Whether each namespace has its own.
@@ -236,7 +238,8 @@ pub(super) fn get(
 ) -> Result<Reply, Status> {
     let (feature, select) = (entry.dword(10) as u8, entry.dword(10) >> 8 & 0b111);
     let (dword11, nsid) = (entry.dword(11), entry.nsid());
-    if !known(core, feature) || select > 3 {
+    let selects = core.config.offers.contains(Offers::SAVED_FEATURES);
+    if !known(core, feature) || select > 3 || select != 0 && !selects {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
     if of_namespace(feature) {
@@ -245,7 +248,9 @@ pub(super) fn get(
     if select == 3 {
         // Supported capabilities: changeable, belongs to a namespace, saveable.
         let own = u32::from(of_namespace(feature)) << 1;
-        return Ok(Reply::Now(1 << 2 | own | u32::from(saveable(feature))));
+        return Ok(Reply::Now(
+            1 << 2 | own | u32::from(saveable(core, feature)),
+        ));
     }
     if matches!(feature, TIMESTAMP | HOST_BEHAVIOR) {
         return data::get(core, entry, feature, select == 0, memory);
@@ -269,7 +274,7 @@ pub(super) fn set(
     if !known(core, feature) {
         return Err(Status::INVALID_FIELD.with_dnr());
     }
-    if save && !saveable(feature) {
+    if save && !saveable(core, feature) {
         return Err(Status::FEATURE_IDENTIFIER_NOT_SAVEABLE.with_dnr());
     }
     if of_namespace(feature) {

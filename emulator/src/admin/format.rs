@@ -4,7 +4,6 @@
 
 use nvme_vfio_queues::Status;
 
-use super::identify::CONTROLLER_ID;
 use crate::command::Entry;
 use crate::config::SIZE_MAX;
 use crate::controller::Core;
@@ -271,7 +270,7 @@ pub(super) fn attach(
     let count = u16::from_le_bytes(field(&data, 0));
     let first = u16::from_le_bytes(field(&data, 2));
     // The list ascends, so that ours can only be alone in it.
-    if count != 1 || first != CONTROLLER_ID {
+    if count != 1 || first != core.config.names.cntlid {
         return Err(Status::CONTROLLER_LIST_INVALID.with_dnr());
     }
     match (select, attached) {

@@ -8,7 +8,7 @@ use super::firmware::SLOTS;
 use super::log::ERROR_ENTRIES;
 use super::send;
 use crate::command::Entry;
-use crate::config::Config;
+use crate::config::{Config, NamespaceNames, Offers};
 use crate::config_space::VENDOR;
 use crate::controller::Core;
 use crate::execute::Reply;
@@ -31,9 +31,6 @@ const CONTROLLERS: u8 = 0x13;
 const COMMAND_SET_ALLOCATED_NAMESPACES: u8 = 0x1a;
 const COMMAND_SET_ALLOCATED_NAMESPACE: u8 = 0x1b;
 const COMMAND_SETS: u8 = 0x1c;
-
-/// CNTLID: there is one controller.
-pub(super) const CONTROLLER_ID: u16 = 1;
 
 struct Page([u8; 4096]);
 
@@ -68,16 +65,24 @@ fn controller(core: &Core) -> Page {
     page.text(24, 40, &config.model);
     page.put(64, &core.firmware.revision());
     page.put(77, &[config.mdts]);
-    page.put(78, &CONTROLLER_ID.to_le_bytes());
+    page.put(78, &config.names.cntlid.to_le_bytes());
     page.put(80, &VERSION.to_le_bytes());
     page.put(92, &(1u32 << 8).to_le_bytes()); // OAES: Namespace Attribute Notices
     page.put(111, &[1]); // an I/O controller
-    // OACS: Format NVM, firmware, Namespace Management, Doorbell Buffer Config.
-    page.put(256, &(1u16 << 1 | 1 << 2 | 1 << 3 | 1 << 8).to_le_bytes());
+    let offers = config.offers;
+    page.put(256, &offers.oacs().to_le_bytes());
     page.put(258, &[3]); // ACL: four Aborts at once
     page.put(259, &[REQUEST_LIMIT]);
     // FRMW: how many slots, the first read-only, activation without a reset.
-    page.put(260, &[1 << 4 | SLOTS << 1 | 1]);
+    let firmware = offers.contains(Offers::FIRMWARE);
+    page.put(
+        260,
+        &[if firmware {
+            1 << 4 | SLOTS << 1 | 1
+        } else {
+            1 << 1 | 1
+        }],
+    );
     page.put(261, &[0b110]); // LPA: commands supported and effects, extended data
     page.put(262, &[ERROR_ENTRIES]);
     page.put(266, &WARNING_TEMPERATURE.to_le_bytes());
@@ -90,17 +95,21 @@ fn controller(core: &Core) -> Page {
     page.put(319, &[0xff]); // FWUG: no restriction
     page.put(512, &[0x66, 0x44]); // SQES, CQES: 64 and 16 bytes
     page.put(516, &core.namespaces.highest().to_le_bytes());
-    // ONCS: Compare, Write Uncorrectable, Dataset Management, Write Zeroes, save and select in features, Timestamp, Verify, Copy,
-    // Namespace Zeroes.
-    page.put(520, &0b1_0001_1101_1111u16.to_le_bytes());
-    page.put(524, &[1 << 2]); // FNA: cryptographic erase; a format is of one namespace, or of all by FFFFFFFFh
+    page.put(520, &offers.oncs().to_le_bytes());
+    // FNA: cryptographic erase; a format is of one namespace, or of all by FFFFFFFFh
+    page.put(524, &[u8::from(offers.contains(Offers::FORMAT)) << 2]);
     // VWC: Flush with NSID FFFFFFFFh is supported where there is a cache, and is not where there is none.
     page.put(525, &[if config.vwc { 0b111 } else { 0b100 }]);
-    page.put(534, &0b1111u16.to_le_bytes()); // OCFS: copy descriptor formats 0 to 3
-    let subsystem = format!(
-        "nqn.2014-08.org.nvmexpress:nvme-vfio:{}",
-        config.serial.trim()
-    );
+    if offers.contains(Offers::COPY) {
+        page.put(534, &0b1111u16.to_le_bytes()); // OCFS: copy descriptor formats 0 to 3
+    }
+    let made = || {
+        format!(
+            "nqn.2014-08.org.nvmexpress:nvme-vfio:{}",
+            config.serial.trim()
+        )
+    };
+    let subsystem = config.names.subnqn.clone().unwrap_or_else(made);
     page.put(768, subsystem.as_bytes());
     page.put(2048, &2500u16.to_le_bytes()); // power state 0: 25 W
     page
@@ -117,7 +126,12 @@ fn command_set_controller(config: &Config) -> Page {
 }
 
 /// A namespace's globally unique identifiers, made from the serial number: EUI64 and NGUID.
-fn identifiers(config: &Config, namespace: &Namespace) -> ([u8; 8], [u8; 16]) {
+fn identifiers(config: &Config, namespace: &Namespace) -> NamespaceNames {
+    // One that was created later is another namespace.
+    let given = config.names.namespaces.get(&namespace.nsid);
+    if let Some(given) = given.filter(|_| namespace.generation == 0) {
+        return *given;
+    }
     // FNV-1a, so that the same configuration always has the same identifiers.
     let hash = config
         .serial
@@ -131,7 +145,11 @@ fn identifiers(config: &Config, namespace: &Namespace) -> ([u8; 8], [u8; 16]) {
     let mut nguid = [0; 16];
     nguid[..8].copy_from_slice(&hash.to_be_bytes());
     nguid[8..].copy_from_slice(&own.to_be_bytes());
-    (eui, nguid)
+    NamespaceNames {
+        eui64: Some(eui),
+        nguid: Some(nguid),
+        uuid: None,
+    }
 }
 
 /// What all namespaces have in common.
@@ -160,20 +178,26 @@ fn namespace(config: &Config, namespace: &Namespace) -> Page {
     page.put(26, &[namespace.format]); // FLBAS
     page.put(30, &[u8::from(namespace.shared)]); // NMIC
     page.put(48, &u128::from(namespace.bytes).to_le_bytes()); // NVMCAP
-    let (eui, nguid) = identifiers(config, namespace);
-    page.put(104, &nguid);
-    page.put(120, &eui);
+    let names = identifiers(config, namespace);
+    page.put(104, &names.nguid.unwrap_or_default());
+    page.put(120, &names.eui64.unwrap_or_default());
     page
 }
 
 fn descriptors(config: &Config, namespace: &Namespace) -> Page {
     let mut page = Page::new();
-    let (eui, nguid) = identifiers(config, namespace);
-    page.put(0, &[1, 8]); // EUI64
-    page.put(4, &eui);
-    page.put(12, &[2, 16]); // NGUID
-    page.put(16, &nguid);
-    page.put(32, &[4, 1]); // command set identifier: 0, NVM
+    let names = identifiers(config, namespace);
+    let eui64 = names.eui64.as_ref().map(|name| (1, name.as_slice()));
+    let nguid = names.nguid.as_ref().map(|name| (2, name.as_slice()));
+    let uuid = names.uuid.as_ref().map(|name| (3, name.as_slice()));
+    // Command set identifier: 0, NVM.
+    let command_set = Some((4, [0].as_slice()));
+    let mut place = 0;
+    for (kind, name) in [eui64, nguid, uuid, command_set].into_iter().flatten() {
+        page.put(place, &[kind, name.len() as u8]);
+        page.put(place + 4, name);
+        place += 4 + name.len();
+    }
     page
 }
 
@@ -199,11 +223,12 @@ fn list(core: &Core, nsid: u32, wanted: impl Fn(&Namespace) -> bool) -> Result<P
 }
 
 /// A list of controllers not below `from`: ours, or none.
-fn controllers(from: u16, listed: bool) -> Page {
+fn controllers(config: &Config, from: u16, listed: bool) -> Page {
     let mut page = Page::new();
-    if listed && from <= CONTROLLER_ID {
+    let own = config.names.cntlid;
+    if listed && from <= own {
         page.put(0, &1u16.to_le_bytes());
-        page.put(2, &CONTROLLER_ID.to_le_bytes());
+        page.put(2, &own.to_le_bytes());
     }
     page
 }
@@ -249,10 +274,10 @@ fn page(core: &Core, entry: &Entry) -> Result<Page, Status> {
         ALLOCATED_NAMESPACE => of_allocated(core, nsid, |own| namespace(config, own)),
         ATTACHED_CONTROLLERS => {
             let attached = core.namespaces.active(nsid).is_some();
-            of_allocated(core, nsid, |_| controllers(from, attached))
+            of_allocated(core, nsid, |_| controllers(config, from, attached))
         }
-        CONTROLLERS => Ok(controllers(from, true)),
-        COMMAND_SETS if matches!(from, CONTROLLER_ID | 0xffff) => {
+        CONTROLLERS => Ok(controllers(config, from, true)),
+        COMMAND_SETS if from == config.names.cntlid || from == 0xffff => {
             let mut page = Page::new();
             page.put(0, &[1]); // combination 0: the NVM command set
             Ok(page)

@@ -8,6 +8,7 @@ use super::features::{self, TEMPERATURE};
 use super::send;
 use crate::backend::Operation;
 use crate::command::Entry;
+use crate::config::Offers;
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::iommu::DeviceMemory;
@@ -166,7 +167,7 @@ fn changed_namespaces(logs: &Logs) -> Vec<u8> {
     page
 }
 
-fn effects() -> Vec<u8> {
+fn effects(offers: Offers) -> Vec<u8> {
     let mut page = vec![0; 4096];
     const SUPPORTED: u32 = 1 << 0;
     const CHANGES_CONTENT: u32 = 1 << 1;
@@ -175,7 +176,8 @@ fn effects() -> Vec<u8> {
     const CHANGES_CONTROLLER: u32 = 1 << 4;
     /// No other command of any namespace should run beside it.
     const ALONE: u32 = 0b010 << 16;
-    for opcode in super::OPCODES {
+    let offered = |opcode: &u8| offers.contains(Offers::of_admin(*opcode));
+    for opcode in super::OPCODES.into_iter().filter(offered) {
         let effects = match opcode {
             super::FORMAT => CHANGES_CONTENT | CHANGES_NAMESPACE | ALONE,
             super::FIRMWARE_COMMIT => CHANGES_CONTROLLER,
@@ -186,7 +188,8 @@ fn effects() -> Vec<u8> {
         let place = usize::from(opcode) * 4;
         put(&mut page, place, &(SUPPORTED | effects).to_le_bytes());
     }
-    for opcode in crate::io::OPCODES {
+    let offered = |opcode: &u8| offers.contains(Offers::of_io(*opcode));
+    for opcode in crate::io::OPCODES.into_iter().filter(offered) {
         let changes = crate::io::CHANGING.contains(&opcode);
         let effects = if changes { CHANGES_CONTENT } else { 0 };
         let place = 1024 + usize::from(opcode) * 4;
@@ -233,7 +236,7 @@ pub(super) fn get(
         FIRMWARE => core.firmware.log(),
         CHANGED_NAMESPACES => changed_namespaces(&core.logs),
         // Of the NVM command set, the only one.
-        EFFECTS if entry.dword(14) >> 24 == 0 => effects(),
+        EFFECTS if entry.dword(14) >> 24 == 0 => effects(core.config.offers),
         FEATURES if entry.dword(14) >> 24 == 0 => feature_effects(core),
         EFFECTS | FEATURES => return Err(invalid),
         _ => return Err(Status::INVALID_LOG_PAGE.with_dnr()),

@@ -5,7 +5,7 @@ use nvme_vfio_queues::Status;
 use super::{Job, Plan, inactive, range, submit, unreadable};
 use crate::backend::Operation;
 use crate::command::Entry;
-use crate::config::Config;
+use crate::config::{Config, Offers};
 use crate::controller::Core;
 use crate::execute::Reply;
 use crate::namespaces::{BROADCAST, Namespace};
@@ -130,6 +130,9 @@ pub(super) fn write_zeroes(
     let dword12 = entry.dword(12);
     let directive = dword12 >> 20 & 0x7;
     let whole = dword12 & NSZ != 0;
+    if whole && !core.config.offers.contains(Offers::NAMESPACE_ZEROES) {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
     let (namespace, slba, blocks) = if whole {
         let (namespace, ..) = range(core, entry)?;
         no_directive(directive)?;

@@ -18,6 +18,7 @@ mod io;
 mod iommu;
 mod model;
 mod namespaces;
+mod personality;
 mod quick;
 mod registers;
 mod seeded;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use super::*;
-use crate::config::{BackendKind, CommandLimits, LbaFormats, NamespaceConfig};
+use crate::config::{BackendKind, CommandLimits, LbaFormats, Names, NamespaceConfig, Offers};
 use crate::latency::{Latencies, Latency};
 
 #[test]
@@ -49,6 +49,8 @@ fn keys_set_their_fields() {
         serial: "S 1".into(),
         model: "M".into(),
         firmware: "F".into(),
+        names: Names::default(),
+        offers: Offers::default(),
         latency: Latencies {
             read: Latency::Fixed(Duration::from_micros(1)),
             write: Latency::Between(Duration::from_micros(1), Duration::from_millis(2)),
