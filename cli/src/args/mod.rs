@@ -1,5 +1,6 @@
 //! The words of the command line: nvme-cli's where nvme-cli has the command, fio's for `bench`.
 
+mod audit;
 mod bench;
 mod emulate;
 
@@ -7,6 +8,7 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
+pub use audit::AuditArgs;
 pub use bench::{BenchArgs, Rw};
 pub use emulate::EmulateArgs;
 
@@ -67,6 +69,8 @@ pub enum Command {
     Bench(BenchArgs),
     /// Serve a software controller on a vfio-user socket
     Emulate(EmulateArgs),
+    /// Show what clients did: the audit that a server writes
+    Audit(AuditArgs),
 }
 
 /// How data is written to standard output.
@@ -350,6 +354,7 @@ impl Command {
             Self::Flush(args) => args.output.output_format,
             Self::Bench(args) => args.output.output_format,
             Self::Emulate(args) => args.output.output_format,
+            Self::Audit(args) => args.output.output_format,
         };
         matches!(format, Format::Json)
     }

@@ -1,5 +1,6 @@
 //! What the commands do.
 
+mod audit;
 mod bind;
 mod doctor;
 mod emulate;
@@ -33,6 +34,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Flush(args) => transfer::flush(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Emulate(args) => emulate::run(&args),
+        Command::Audit(args) => audit::run(&args),
     }
 }
 

@@ -36,8 +36,16 @@ pub(super) fn write(
         time: timestamp(time),
         body,
     };
+    write_json(out, &line)
+}
+
+/// Adds `value` to `out` as one line of JSON, in printable ASCII whatever its strings hold: it ends where it seems to end, and does nothing to a terminal.
+///
+/// # Errors
+/// A value that JSON has no form for, as a map whose keys are not strings. `out` then holds a part of it.
+pub fn write_json(out: &mut Vec<u8>, value: &(impl Serialize + ?Sized)) -> io::Result<()> {
     let mut serializer = serde_json::Serializer::with_formatter(&mut *out, Ascii(CompactFormatter));
-    line.serialize(&mut serializer)?;
+    value.serialize(&mut serializer)?;
     out.push(b'\n');
     Ok(())
 }

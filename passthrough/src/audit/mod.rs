@@ -10,6 +10,7 @@
 //! | `text` | [`Text`]: bytes that somebody else chose, made safe to keep |
 //! | `auditor` | [`Auditor`]: the file, the thread that writes it, and the clients' rings |
 //! | `reader` | takes records out of one client's rings, in turn with all others |
+//! | `open` | [`open`]: the file, this process's alone |
 //! | `scribe` | lines on their way into the file |
 //! | `line` | the JSON of a line |
 //! | `words` | a command in words |
@@ -35,6 +36,7 @@ mod tests;
 pub use auditor::{Auditor, Totals};
 pub use client::{ClientAudit, Started};
 pub use event::{Event, ServerAudit};
+pub use line::write_json;
 pub use open::{AuditError, open};
 pub use shared::{AuditOptions, Counts};
 pub use text::Text;

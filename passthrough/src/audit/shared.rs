@@ -8,6 +8,7 @@ use super::record::Record;
 use super::ring::Ring;
 use crate::client::ClientId;
 use crate::command::Class;
+use crate::policy::AuditPolicy;
 use crate::reason::Reason;
 
 /// Records that a ring holds at least, however little memory it was given.
@@ -39,6 +40,16 @@ impl Default for AuditOptions {
             refusals_per_second: 1000,
             answered_per_second: 1000,
             connections_per_second: 100,
+        }
+    }
+}
+
+impl From<&AuditPolicy> for AuditOptions {
+    fn from(policy: &AuditPolicy) -> AuditOptions {
+        AuditOptions {
+            ring: usize::try_from(policy.ring).unwrap_or(usize::MAX),
+            sample_allowed_io: policy.sample_allowed_io,
+            ..AuditOptions::default()
         }
     }
 }
