@@ -7,6 +7,7 @@
 //! - [`Policy`]: the hook that says yes or no, [`Verdict`]; replaceable.
 //! - [`Gate`]: the one function that decodes, asks and counts, and the only maker of [`Passed`], without which nothing is carried out.
 //! - [`Client`]: who asks: the name that the policy gives it, and the identity that the kernel told.
+//! - [`Passthrough`]: commands of the process that holds a controller, by the same gate.
 //! - [`policy`]: the policy file, its checks, and what is made of it.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).
 
@@ -16,6 +17,7 @@ mod command;
 mod controller;
 mod decode;
 mod gate;
+mod inprocess;
 pub mod policy;
 mod reason;
 #[cfg(test)]
@@ -34,5 +36,8 @@ pub use controller::{
 };
 pub use decode::Decoder;
 pub use gate::{Gate, Passed};
+pub use inprocess::{
+    Ended, InProcess, Needs, Passthrough, PassthroughError, RawCommand, owner, owner_gate,
+};
 pub use reason::{Reason, Refusal};
 pub use verdict::{Policy, Verdict};

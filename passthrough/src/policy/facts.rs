@@ -183,7 +183,7 @@ impl ControllerFacts {
 }
 
 /// The command set of a namespace. A controller that has no list of descriptors (before NVMe 1.3) or none for the command set has only the NVM command set.
-fn command_set(controller: &Controller, nsid: u32) -> CommandSet {
+pub(crate) fn command_set(controller: &Controller, nsid: u32) -> CommandSet {
     let data = controller.identify_raw(Identify::new(Cns::NAMESPACE_DESCRIPTORS, nsid));
     let list = data
         .ok()

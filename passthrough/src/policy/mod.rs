@@ -24,6 +24,7 @@ use std::path::{Path, PathBuf};
 pub use classes::{grantable, words};
 pub use document::Place;
 pub use error::{Fault, PolicyError};
+pub(crate) use facts::command_set;
 pub use facts::{Budget, ControllerFacts, NamespaceFacts};
 pub use group::GroupPolicy;
 pub use keys::{MAX_CLIENTS, MAX_NSID};
