@@ -32,7 +32,7 @@ pub use command::{
 };
 pub use controller::{
     BuildError, Ceilings, Clock, CopyLimits, DeallocateLimits, Isolated, LentNamespaceConfig,
-    Slice, SliceError, SliceMap, TargetLimits, VirtualConfig, VirtualController,
+    Personality, Slice, SliceError, SliceMap, TargetLimits, VirtualConfig, VirtualController,
 };
 pub use decode::Decoder;
 pub use gate::{Gate, Passed};

@@ -222,6 +222,7 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             clock,
             holder: config.holder,
             holders: 0,
+            personality: None,
             outstanding: u32::from(outstanding),
             operations: Bucket::new(config.ceilings.operations, now),
             bandwidth: Bucket::new(config.ceilings.bandwidth, now),

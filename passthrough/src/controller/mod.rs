@@ -16,6 +16,7 @@
 //! | `target` | a queue on a real controller, and what is in flight in it |
 //! | `engine` | cutting and joining |
 //! | `watch` | commands that do not end, queues that are lost, clients that want their memory back |
+//! | `personality` | what a client is told of its controller |
 //! | `bucket`, `clock` | ceilings, and the time |
 
 use std::time::Instant;
@@ -41,6 +42,7 @@ mod data;
 mod engine;
 mod flight;
 mod namespace;
+mod personality;
 mod ranges;
 mod slices;
 mod submit;
@@ -49,6 +51,7 @@ mod watch;
 
 pub use build::{BuildError, Ceilings, Isolated, LentNamespaceConfig, VirtualConfig};
 pub use clock::Clock;
+pub use personality::Personality;
 pub use ranges::{CopyLimits, DeallocateLimits};
 pub use slices::{Slice, SliceError, SliceMap};
 pub use target::TargetLimits;
@@ -67,6 +70,8 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     holders: u32,
     /// The time of the present batch.
     now: Instant,
+    /// `None` where the front end says what it likes.
+    personality: Option<Personality>,
     outstanding: u32,
     operations: Bucket,
     bandwidth: Bucket,
@@ -76,6 +81,13 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
 }
 
 impl<P: Policy + ?Sized> VirtualController<P> {
+    /// Has the controller tell the client what `personality` says.
+    #[must_use]
+    pub fn with_personality(mut self, personality: Personality) -> Self {
+        self.personality = Some(personality);
+        self
+    }
+
     /// Looks at the clock, and who the client is.
     #[inline]
     fn look_up(&mut self) {
@@ -247,6 +259,18 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn cancel(&mut self, tags: &[u32]) {
         self.engine.cancel(tags);
+    }
+
+    fn identify(&self, cns: u8, nsid: u32, page: &mut [u8]) {
+        if let Some(personality) = &self.personality {
+            personality.identify(cns, nsid, page);
+        }
+    }
+
+    fn log(&self, lid: u8, _nsid: u32, page: &mut [u8]) {
+        if let Some(personality) = &self.personality {
+            personality.log(lid, page);
+        }
     }
 }
 

@@ -19,7 +19,8 @@ use super::poller::Seat;
 use crate::audit::{Auditor, ServerAudit};
 use crate::client::{Client, Holder, Identity};
 use crate::controller::{
-    Ceilings, Clock, Isolated, LentNamespaceConfig, Slice, VirtualConfig, VirtualController,
+    Ceilings, Clock, Isolated, LentNamespaceConfig, Personality, Slice, VirtualConfig,
+    VirtualController,
 };
 use crate::decode::Decoder;
 use crate::gate::Gate;
@@ -154,11 +155,14 @@ impl Builder<'_> {
             holder: holder.clone(),
             clock: self.clock.clone(),
         };
-        let handler =
-            VirtualController::new(config, gate).map_err(|source| ServeError::Virtual {
-                client: client.policy.name.clone(),
-                source,
-            })?;
+        let wrong = |source| ServeError::Virtual {
+            client: client.policy.name.clone(),
+            source,
+        };
+        let handler = VirtualController::new(config, gate).map_err(wrong)?;
+        let personality =
+            Personality::of(client, self.controllers).map_err(|error| wrong(error.into()))?;
+        let handler = handler.with_personality(personality);
         Ok((handler, front::config(client, max_transfer)))
     }
 

@@ -2,6 +2,7 @@ use nvme_vfio::QueueOptions;
 
 use rig::{Plan, Rig};
 
+mod personality;
 mod rig;
 
 #[test]

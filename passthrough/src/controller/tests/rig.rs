@@ -2,6 +2,7 @@
 #![allow(unsafe_code)] // passes on what the driver does to registers, and lends a client's memory on as a server does
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, OnceLock};
 use std::time::{Duration, Instant};
 
@@ -18,6 +19,7 @@ use super::super::*;
 use crate::audit::ClientAudit;
 use crate::client::{Client, ClientId, Identity};
 use crate::command::{ClassSet, DecodedCommand};
+use crate::policy::{Budget, ControllerFacts, PolicyFile};
 use crate::server::Mender;
 use crate::verdict::Verdict;
 
@@ -143,6 +145,8 @@ pub(super) struct Plan {
     pub(super) mdts: u8,
     pub(super) timeout: Duration,
     pub(super) mender: Option<Mender>,
+    /// The client is told what this policy gives it; else the front end says what it likes.
+    pub(super) policy: Option<&'static str>,
 }
 
 impl Default for Plan {
@@ -160,6 +164,7 @@ impl Default for Plan {
             mdts: 5,
             timeout: Duration::from_secs(30),
             mender: None,
+            policy: None,
         }
     }
 }
@@ -229,6 +234,17 @@ impl Rig {
             gate,
         )
         .unwrap();
+        let handler = match plan.policy {
+            Some(policy) => {
+                let policy = PolicyFile::parse(policy, Path::new("/")).unwrap();
+                let facts = ControllerFacts::read(&server).unwrap();
+                let resolved = policy.resolve(&[facts], &Budget::default()).unwrap();
+                let controllers = [server.clone()];
+                handler
+                    .with_personality(Personality::of(&resolved.clients[0], &controllers).unwrap())
+            }
+            None => handler,
+        };
         let mut front = Config {
             namespaces: Vec::new(),
             mdts: plan.mdts,
