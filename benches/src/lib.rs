@@ -11,6 +11,8 @@
 //!
 //! Times differ from machine to machine and from minute to minute; instruction counts repeat exactly.
 
+mod gate;
 mod rig;
 
+pub use gate::GateRig;
 pub use rig::Rig;

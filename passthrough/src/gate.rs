@@ -124,17 +124,21 @@ impl<P: Policy + ?Sized> Gate<P> {
         list: &[u8],
         now: Instant,
     ) -> Result<Passed<'_>, Refusal> {
-        let command = match self.decoder.decode(queue, geometry, entry, list) {
+        // Looked at where it lies, and moved once: it is large, and most commands pass.
+        let decoded = self.decoder.decode(queue, geometry, entry, list);
+        let command = match &decoded {
             Ok(command) => command,
             Err(refusal) => {
-                self.audit.refused(queue, entry, refusal, now);
-                return Err(refusal);
+                self.audit.refused(queue, entry, *refusal, now);
+                return Err(*refusal);
             }
         };
-        let verdict = self.policy.authorize(&command, &self.client);
-        let started = self.audit.begin(&command, &verdict, now);
+        let verdict = self.policy.authorize(command, &self.client);
+        let started = self.audit.begin(command, &verdict, now);
         match verdict {
-            Verdict::Allow | Verdict::Observe(_) => Ok(Passed { command, started }),
+            Verdict::Allow | Verdict::Observe(_) => {
+                decoded.map(|command| Passed { command, started })
+            }
             Verdict::Deny(refusal) => Err(refusal),
         }
     }

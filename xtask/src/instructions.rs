@@ -33,7 +33,7 @@ struct Loop {
     limit: f64,
 }
 
-const LOOPS: [Loop; 7] = [
+const LOOPS: [Loop; 9] = [
     line("smallest loop, depth 32", "smallest", 32, 100.0),
     line("smallest loop, depth 128", "smallest", 128, 100.0),
     line("loop of `nvme-vfio bench`, depth 32", "bench", 32, 200.0),
@@ -41,6 +41,8 @@ const LOOPS: [Loop; 7] = [
     line("empty poll", "empty-poll", 32, 20.0),
     line("the emulated controller, depth 32", "controller", 32, 240.0),
     line("its step with nothing to do", "empty-step", 32, 100.0),
+    line("a client's read decoded, judged, counted", "gate", 1, 250.0),
+    line("of these, its decoding", "decode", 1, 120.0),
 ];
 
 const fn line(title: &'static str, name: &'static str, depth: u32, limit: f64) -> Loop {

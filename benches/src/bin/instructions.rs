@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nvme_vfio::{IoQueue, Namespace, QueueOptions};
-use nvme_vfio_benches::Rig;
+use nvme_vfio_benches::{GateRig, Rig};
 use nvme_vfio_cli::args::Rw;
 use nvme_vfio_cli::bench::clock::Clock;
 use nvme_vfio_cli::bench::plan::Limit;
@@ -111,6 +111,18 @@ fn counted_empty_polls(queue: &mut IoQueue, count: u64) {
     }
 }
 
+/// Reads of a client that are decoded, judged and counted.
+#[inline(never)]
+fn counted_gate(rig: &mut GateRig, count: u64) -> Result<(), Box<dyn Error>> {
+    rig.check(count)
+}
+
+/// The same, only decoded.
+#[inline(never)]
+fn counted_decode(rig: &mut GateRig, count: u64) -> Result<(), Box<dyn Error>> {
+    rig.decode(count)
+}
+
 fn bench_job(namespace: Namespace, count: u64) -> Job {
     let blocks_per_io = u64::from(4096 / namespace.block_size());
     Job {
@@ -129,11 +141,16 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, depth, count] = arguments.as_slice() else {
         return Err(
-            "usage: instructions smallest|bench|empty-poll|controller|empty-step DEPTH COUNT"
+            "usage: instructions smallest|bench|empty-poll|controller|empty-step|gate|decode DEPTH COUNT"
                 .into(),
         );
     };
     let count: u64 = count.parse()?;
+    match name.as_str() {
+        "gate" => return counted_gate(&mut GateRig::new()?, count),
+        "decode" => return counted_decode(&mut GateRig::new()?, count),
+        _ => {}
+    }
     let mut rig = Rig::new(QueueOptions::with_depth(depth.parse()?))?;
     let buffers = rig.buffers()?;
     match name.as_str() {

@@ -43,28 +43,8 @@ const fn right(access: Access) -> ClassSet {
     }
 }
 
-/// What a class of commands on blocks must be granted; `None` for a class that is of something else.
-const fn granted_by(class: Class) -> Option<ClassSet> {
-    match class {
-        Class::Read | Class::BlockStatus => Some(ClassSet::READ),
-        Class::Write => Some(ClassSet::WRITE),
-        Class::Flush => Some(ClassSet::FLUSH),
-        Class::Compare => Some(ClassSet::COMPARE),
-        Class::WriteZeroes => Some(ClassSet::WRITE_ZEROES),
-        Class::Deallocate => Some(ClassSet::DEALLOCATE),
-        Class::Verify => Some(ClassSet::VERIFY),
-        Class::Copy => Some(ClassSet::COPY),
-        Class::Poison => Some(ClassSet::POISON),
-        Class::Virtual
-        | Class::Format
-        | Class::Firmware
-        | Class::Security
-        | Class::NamespaceManagement
-        | Class::Information
-        | Class::Owner
-        | Class::Vendor => None,
-    }
-}
+/// The classes of commands on blocks that have a word of their own in `allow`.
+const BLOCKS: ClassSet = ClassSet::all().difference(ClassSet::OPERATOR);
 
 impl GroupPolicy {
     /// Makes the policy of what was found to fit the controllers.
@@ -113,11 +93,44 @@ impl Rules {
         }
     }
 
-    /// Commands that are not of blocks.
+    /// Commands on blocks, of a class that must be granted.
+    #[inline(always)]
+    fn blocks(&self, command: &DecodedCommand<'_>, class: ClassSet) -> Verdict {
+        let deny = |reason: Reason| Verdict::Deny(reason.refusal());
+        let Some(grant) = self.grant(command.nsid) else {
+            return deny(Reason::NamespaceNotGranted);
+        };
+        if !matches!(command.scope, Scope::Extents | Scope::Namespace) {
+            return deny(Reason::OwnerOnly);
+        }
+        // The reach comes first: no mode lets a command out of its slice.
+        let mut needed = class;
+        for extent in command.extents {
+            if extent.nsid != command.nsid {
+                return deny(Reason::NamespaceNotGranted);
+            }
+            match extent.first.checked_add(extent.blocks) {
+                Some(end) if end <= grant.blocks => {}
+                _ => return deny(Reason::OutOfRange),
+            }
+            needed |= right(extent.access);
+        }
+        if grant.classes.contains(needed) {
+            Verdict::Allow
+        } else if grant.classes.contains(class) {
+            self.lacking(Reason::AccessNotGranted)
+        } else {
+            self.lacking(Reason::ClassNotGranted)
+        }
+    }
+
+    /// All others.
     #[cold]
     fn other(&self, command: &DecodedCommand<'_>) -> Verdict {
         let deny = |reason: Reason| Verdict::Deny(reason.refusal());
         match command.class {
+            // What is known of blocks is for those who may read them.
+            Class::BlockStatus => self.blocks(command, ClassSet::READ),
             // The virtual controller answers it out of what it keeps for this client alone.
             Class::Virtual if command.scope == Scope::VirtualController => Verdict::Allow,
             class if ClassSet::OPERATOR.has(class) => {
@@ -150,33 +163,12 @@ impl Policy for GroupPolicy {
         let Some(rules) = self.clients.get(usize::from(client.id.0)) else {
             return deny(Reason::ClassNotGranted);
         };
-        let Some(mut needed) = granted_by(command.class) else {
-            return rules.other(command);
-        };
-        let Some(grant) = rules.grant(command.nsid) else {
-            return deny(Reason::NamespaceNotGranted);
-        };
-        if !matches!(command.scope, Scope::Extents | Scope::Namespace) {
-            return deny(Reason::OwnerOnly);
-        }
-        // The reach comes first: no mode lets a command out of its slice.
-        let class = needed;
-        for extent in command.extents {
-            if extent.nsid != command.nsid {
-                return deny(Reason::NamespaceNotGranted);
-            }
-            match extent.first.checked_add(extent.blocks) {
-                Some(end) if end <= grant.blocks => {}
-                _ => return deny(Reason::OutOfRange),
-            }
-            needed |= right(extent.access);
-        }
-        if grant.classes.contains(needed) {
-            Verdict::Allow
-        } else if grant.classes.contains(class) {
-            rules.lacking(Reason::AccessNotGranted)
+        // A class with a word of its own is granted by the bit of its number.
+        let class = ClassSet::from_bits_retain(1 << command.class as u32);
+        if BLOCKS.intersects(class) {
+            rules.blocks(command, class)
         } else {
-            rules.lacking(Reason::ClassNotGranted)
+            rules.other(command)
         }
     }
 }
