@@ -76,12 +76,13 @@ impl Bodies {
 
     /// A number of blocks, counted from 1.
     fn count(&mut self, left: u64) -> u32 {
-        match self.random.below(8) {
-            0 => 1,
-            1 => left.saturating_add(1).min(1 << 16) as u32,
-            2 => left.clamp(1, 1 << 16) as u32,
+        match self.random.below(14) {
+            0 => left.saturating_add(1).min(1 << 16) as u32,
+            1 | 2 => left.clamp(1, 1 << 16) as u32,
             3 => 1 << 16,
             4 => 1 + self.random.below(1 << 16) as u32,
+            5 => 1 + self.random.below(256) as u32,
+            6 | 7 => 1,
             _ => 1 + self.random.below(24) as u32,
         }
     }
@@ -318,7 +319,7 @@ impl Bodies {
                 entry = with_prps(entry, list, 0);
             }
             _ => {
-                let first = if self.random.percent(40) {
+                let first = if self.random.percent(35) {
                     self.block(blocks, &seams)
                 } else {
                     self.random.below(blocks)
@@ -346,7 +347,7 @@ impl Bodies {
         }
         let mut entry = self.right(client, opcode);
         let (_, blocks, seams) = self.namespace();
-        for _ in 0..self.random.one(&[0, 0, 0, 1, 1, 1, 1, 2, 2, 3]) {
+        for _ in 0..self.random.one(&[0, 0, 0, 0, 0, 1, 1, 1, 1, 2]) {
             self.bend(client, &mut entry, blocks, &seams);
             entry[0] = entry[0] & !0xff | u32::from(opcode);
         }

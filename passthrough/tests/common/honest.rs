@@ -298,7 +298,7 @@ impl<'a> Honest<'a> {
     }
 
     pub(crate) fn feature(&mut self, what: &str, fid: u32) -> u64 {
-        self.admin(what, with(command(0x0a, 0), 10, fid)).0
+        self.expect(what, 0, with(command(0x0a, 0), 10, fid))
     }
 
     /// All that an ordinary client does; how many commands there were, each of another kind.
@@ -339,10 +339,10 @@ impl<'a> Honest<'a> {
         }
         self.feature("get feature 0x7, default", 0x107);
         let events = with(with(command(0x09, 0), 10, 0x0b), 11, 0x100);
-        self.admin("set feature 0xb", events);
+        self.expect("set feature 0xb", 0, events);
         let coalescing = with(with(command(0x09, 0), 10, 0x08), 11, 0);
-        self.admin("set feature 0x8", coalescing);
-        self.admin("abort", with(command(0x08, 0), 10, 0xfff0_0001));
+        self.expect("set feature 0x8", 0, coalescing);
+        self.expect("abort", 0, with(command(0x08, 0), 10, 0xfff0_0001));
     }
 
     fn data(&mut self, seam: u64) {
@@ -406,8 +406,8 @@ impl<'a> Honest<'a> {
     /// The client's own queues go and come, and its events wait.
     fn queues(&mut self) {
         let entry = with(command(0x00, 0), 10, 1);
-        self.admin("delete submission queue", entry);
-        self.admin("delete completion queue", with(command(0x04, 0), 10, 1));
+        self.expect("delete submission queue", 0, entry);
+        self.expect("delete completion queue", 0, with(command(0x04, 0), 10, 1));
         self.client.create_queue(1, 64, self.step);
         self.done.push("create completion queue".to_owned());
         self.done.push("create submission queue".to_owned());

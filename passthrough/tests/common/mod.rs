@@ -10,7 +10,9 @@ pub(crate) mod honest;
 pub(crate) mod judge;
 pub(crate) mod medium;
 pub(crate) mod memory;
+pub(crate) mod oracle;
 pub(crate) mod random;
+pub(crate) mod world;
 
 use random::Random;
 

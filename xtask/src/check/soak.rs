@@ -25,6 +25,8 @@ pub enum Soak {
     Clients,
     /// 50 virtual machines on a served controller that are killed in the middle of writes.
     Machines,
+    /// 10,000 command bodies for each opcode of each kind of queue, of a client that was lent a part of a controller.
+    Confinement,
     /// Each fuzzer for ten minutes.
     Fuzz,
 }
@@ -80,6 +82,7 @@ impl Soak {
             Self::Connections => Some(("nvme-vfio-user", "hostile")),
             Self::Clients => Some(("nvme-vfio", "killed_clients")),
             Self::Machines => Some(("xtask", "vm_vfio_user")),
+            Self::Confinement => Some(("nvme-vfio-passthrough", "confinement")),
             Self::Fuzz => None,
         }
     }

@@ -1,0 +1,352 @@
+//! One client against all the others, the device, and the server.
+
+use crate::common::bodies::{Bodies, View};
+use crate::common::client::Completion;
+use crate::common::honest::Honest;
+use crate::common::judge::{Breach, Piece};
+use crate::common::random::Random;
+use crate::common::world::{Lent, World};
+use crate::common::{Dwords, seeded};
+
+/// Commands that are in flight at once.
+const BATCH: u64 = 32;
+/// Commands between two comparisons of everything.
+const COMPARE: u64 = 1_000;
+/// The seat of the client that attacks.
+const ACTING: usize = 0;
+/// The seat of one that does nothing.
+const BYSTANDER: usize = 1;
+const NAMESPACES: [(u32, u64); 2] = [(1, 1100), (2, 500)];
+/// Where the first piece of namespace 1 ends.
+const SEAM: u64 = 1000;
+const DEVICE: &str = "nsids=1/2M:2/2M:3/2M:7/2M,serial=REALSERIAL42,stepped";
+/// Admin commands that a virtual controller carries out on what it keeps for its client, and those that it may leave open.
+const VIRTUAL: &[u8] = &[
+    0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x7c, 0x86,
+];
+/// Those of them after which the client's queues may not be what they were.
+const UNSETTLING: &[u8] = &[0x00, 0x01, 0x04, 0x05, 0x09, 0x0c, 0x7c];
+
+fn piece(nsid: u32, first: u64, blocks: u64) -> Piece {
+    Piece {
+        nsid,
+        first,
+        blocks,
+    }
+}
+
+/// What an ordinary client is granted.
+pub(crate) const ORDINARY: &[&str] = &[
+    "read",
+    "write",
+    "flush",
+    "compare",
+    "write-zeroes",
+    "deallocate",
+    "verify",
+    "copy",
+];
+
+pub(crate) fn lent(bounce: bool) -> Vec<Lent> {
+    let ordinary = || ORDINARY.to_vec();
+    vec![
+        Lent {
+            name: "attacker-alpha",
+            namespaces: vec![
+                (
+                    1,
+                    vec![piece(1, 1000, 1000), piece(1, 3000, 100)],
+                    ordinary(),
+                ),
+                (2, vec![piece(2, 500, 500)], ordinary()),
+            ],
+            bounce,
+            more: "",
+        },
+        // Right beside the first, on both sides.
+        Lent {
+            name: "bystander-zeta",
+            namespaces: vec![
+                (
+                    1,
+                    vec![piece(1, 2000, 500), piece(3, 0, 100)],
+                    vec!["read", "write"],
+                ),
+                (2, vec![piece(1, 900, 100)], ordinary()),
+            ],
+            bounce: false,
+            more: "",
+        },
+    ]
+}
+
+/// A client that attacks, and all that is watched meanwhile.
+#[derive(Debug)]
+pub(crate) struct Siege {
+    world: World,
+    bodies: Bodies,
+    random: Random,
+    sent: u64,
+    compared: u64,
+    device: Vec<(String, Vec<u8>)>,
+    bystander: Vec<(String, Vec<u8>)>,
+    /// Commands that succeeded although they were bent.
+    succeeded: u64,
+}
+
+impl Siege {
+    pub(crate) fn new(bounce: bool, what: &str) -> Siege {
+        let mut random = seeded(what);
+        let mut world = World::new(DEVICE, &lent(bounce));
+        let mut foreign_addresses: Vec<u64> =
+            world.judge.mappings().iter().map(|at| at.0).collect();
+        foreign_addresses.extend(world.judge.lent(BYSTANDER).iter().map(|at| at.0));
+        let view = View {
+            namespaces: vec![(1, 1100, vec![SEAM]), (2, 500, vec![])],
+            foreign_namespaces: vec![3, 4, 7, 77],
+            real_blocks: vec![500, 900, 999, 1000, 2000, 2499, 3000, 3100, 4095, 4096],
+            foreign_addresses,
+        };
+        let device = world.device_state();
+        let bystander = world.seat_state(BYSTANDER);
+        let again = world.seat_state(BYSTANDER);
+        assert!(
+            bystander == again,
+            "asking changes what is asked for: {}",
+            differences(&bystander, &again)
+        );
+        Siege {
+            bodies: Bodies::new(random.fork(), view),
+            random,
+            world,
+            sent: 0,
+            compared: 0,
+            device,
+            bystander,
+            succeeded: 0,
+        }
+    }
+
+    /// Every opcode of both kinds of queue, with so many bodies; an honest client's work in between.
+    pub(crate) fn run(mut self, each: u64) {
+        for qid in [1, 0] {
+            for opcode in 0..=u8::MAX {
+                if opcode.is_multiple_of(64) {
+                    self.honest();
+                }
+                let mut left = each;
+                while left > 0 {
+                    let count = left.min(BATCH);
+                    self.batch(qid, opcode, count);
+                    left -= count;
+                    if self.sent - self.compared >= COMPARE {
+                        self.compare();
+                    }
+                }
+            }
+        }
+        // Now all that may pass, mixed.
+        for _ in 0..(each * 64).div_ceil(BATCH) {
+            self.mixed();
+            if self.sent - self.compared >= COMPARE {
+                self.compare();
+            }
+        }
+        self.honest();
+        self.compare();
+        let seen = &self.world.judge.seen;
+        println!(
+            "{} commands sent, {} succeeded; the device saw of each opcode: {seen:?}",
+            self.sent, self.succeeded
+        );
+        for opcode in [0x00, 0x01, 0x02, 0x05, 0x08, 0x09, 0x0c, 0x19] {
+            assert!(
+                seen.contains_key(&opcode),
+                "no command {opcode:#x} came to the device: nothing was tried"
+            );
+        }
+    }
+
+    /// An honest client's work in the attacker's place.
+    fn honest(&mut self) {
+        let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
+        let client = &mut self.world.seats[ACTING].client;
+        client.start(&mut step);
+        let mut honest = Honest::new(client, &mut step, &NAMESPACES, self.random.fork());
+        let kinds = honest.everything(SEAM);
+        assert!(kinds >= 60, "{kinds} kinds of commands");
+        client.start(&mut step);
+        let breaches = self.world.judge.look(&[ACTING]);
+        self.verdict(breaches, "honest work", &[]);
+    }
+
+    fn verdict(&self, breaches: Vec<Breach>, what: &str, sent: &[(u16, Dwords)]) {
+        if breaches.is_empty() {
+            return;
+        }
+        let entries: Vec<_> = sent
+            .iter()
+            .map(|(cid, entry)| format!("{cid:#x}: {entry:x?}"))
+            .collect();
+        panic!(
+            "after {} commands, {what}:\n{}\nin flight were\n{}",
+            self.sent,
+            breaches.join("\n"),
+            entries.join("\n")
+        );
+    }
+
+    /// Sends commands of one opcode together, and looks at all that came of it.
+    fn batch(&mut self, qid: u16, opcode: u8, count: u64) {
+        self.together(qid, count, |_| opcode);
+    }
+
+    /// Sends commands together that may pass, most of them right.
+    fn mixed(&mut self) {
+        let granted: Vec<u8> = self
+            .world
+            .judge
+            .grant(ACTING)
+            .opcodes
+            .iter()
+            .copied()
+            .collect();
+        self.together(1, BATCH, |random| random.one(&granted));
+    }
+
+    fn together(&mut self, qid: u16, count: u64, opcode: impl Fn(&mut Random) -> u8) {
+        self.world.refresh(ACTING, &mut self.random);
+        let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
+        let client = &mut self.world.seats[ACTING].client;
+        let mut sent = Vec::new();
+        for _ in 0..count {
+            let opcode = opcode(&mut self.random);
+            let entry = match qid {
+                0 => self.bodies.admin(client, opcode),
+                _ => self.bodies.io(client, opcode),
+            };
+            sent.push((client.push(qid, entry), entry));
+            if self.random.percent(10) {
+                client.ring(qid);
+                step();
+            }
+        }
+        client.ring(qid);
+        let done = client.drain(qid, &mut step);
+        let unsettled = self.ends(qid, &sent, &done);
+        self.sent += count;
+        let mut breaches = self.world.judge.look(&[ACTING]);
+        breaches.extend(self.world.learned(ACTING));
+        if qid == 0 {
+            breaches.extend(self.world.learned_texts(ACTING));
+        }
+        let client = &mut self.world.seats[ACTING].client;
+        if !client.guards_live() {
+            breaches.push("memory that no command names has changed".to_owned());
+        }
+        if unsettled || client.failed() {
+            client.forget(0);
+            client.start(&mut step);
+            breaches.extend(self.world.judge.look(&[ACTING]));
+        }
+        self.verdict(breaches, &format!("queue {qid}"), &sent);
+    }
+
+    /// Looks at how commands ended; whether the client's controller has to be started anew.
+    fn ends(&mut self, qid: u16, sent: &[(u16, Dwords)], done: &[Completion]) -> bool {
+        let granted = &self.world.judge.grant(ACTING).opcodes;
+        let mut unsettled = false;
+        for (cid, entry) in sent {
+            let opcode = entry[0] as u8;
+            let unsettles = qid == 0 && UNSETTLING.contains(&opcode);
+            match done.iter().find(|completion| completion.cid == *cid) {
+                Some(completion) if completion.status == 0 => {
+                    self.succeeded += 1;
+                    let may = match qid {
+                        0 => VIRTUAL.contains(&opcode),
+                        _ => granted.contains(&opcode),
+                    };
+                    assert!(may, "queue {qid}: {entry:x?} succeeded");
+                    unsettled |= unsettles;
+                }
+                Some(_) => {}
+                // Events wait, and whoever takes its own queues or doorbells away waits for ever.
+                None => {
+                    assert!(unsettles, "queue {qid}: {entry:x?} does not end");
+                    unsettled = true;
+                }
+            }
+        }
+        unsettled
+    }
+
+    /// Compares all that this client can have no part in with what it was.
+    fn compare(&mut self) {
+        self.compared = self.sent;
+        let mut breaches = self.world.judge.compare_media(&[ACTING]);
+        let device = self.world.device_state();
+        if device != self.device {
+            breaches.push(format!(
+                "the device's state: {}",
+                differences(&self.device, &device)
+            ));
+        }
+        let bystander = self.world.seat_state(BYSTANDER);
+        if bystander != self.bystander {
+            breaches.push(format!(
+                "the other client's state: {}",
+                differences(&self.bystander, &bystander)
+            ));
+        }
+        breaches.extend(self.world.learned(BYSTANDER));
+        breaches.extend(self.world.judge.look(&[]));
+        if !self.world.seats[BYSTANDER].client.guards_live() {
+            breaches.push("memory around the other client's has changed".to_owned());
+        }
+        self.verdict(breaches, "comparing everything", &[]);
+    }
+
+    /// The same bodies for two namespaces, of which one exists and belongs to others and one does not: the same answers, byte for byte.
+    pub(crate) fn hides(mut self, nsids: [u32; 2], each: u64) {
+        let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
+        let mut told = 0;
+        for qid in [1, 0] {
+            for opcode in 0..=u8::MAX {
+                // Its effects would differ by what was there before.
+                if qid == 0 && UNSETTLING.contains(&opcode) {
+                    continue;
+                }
+                for _ in 0..each.div_ceil(4) {
+                    self.world.refresh(ACTING, &mut self.random);
+                    let client = &mut self.world.seats[ACTING].client;
+                    let mut entry = match qid {
+                        0 => self.bodies.admin(client, opcode),
+                        _ => self.bodies.io(client, opcode),
+                    };
+                    let answers = nsids.map(|nsid| {
+                        entry[1] = nsid;
+                        let done = client.run(qid, entry, &mut step);
+                        (done.status, done.dnr, done.result)
+                    });
+                    assert_eq!(answers[0], answers[1], "queue {qid}: {entry:x?}");
+                    told += u64::from(answers[0].0 == 0x00b);
+                }
+            }
+        }
+        assert!(told > 0, "Invalid Namespace or Format was never the answer");
+        let breaches = self.world.judge.look(&[ACTING]);
+        self.verdict(breaches, "namespaces of others", &[]);
+    }
+}
+
+fn differences(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> String {
+    let pairs = before.iter().zip(after);
+    let differ = pairs.filter(|(one, two)| one != two);
+    let words: Vec<_> = differ
+        .map(|((what, one), (_, two))| {
+            let at = one.iter().zip(two).position(|(one, two)| one != two);
+            format!("{what} from byte {at:?}")
+        })
+        .collect();
+    words.join(", ")
+}
