@@ -44,7 +44,7 @@ pub fn main(arguments: Vec<OsString>) -> ExitCode {
 /// How grave something must be to be told unasked. A command reports its own failure; a server goes on after those of its clients and files.
 fn log_level(command: &Command) -> LevelFilter {
     match command {
-        Command::Emulate(_) => LevelFilter::WARN,
+        Command::Emulate(_) | Command::Serve(_) => LevelFilter::WARN,
         _ => LevelFilter::OFF,
     }
 }

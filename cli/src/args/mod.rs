@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod emulate;
+mod serve;
 
 use std::path::PathBuf;
 
@@ -11,6 +12,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use audit::AuditArgs;
 pub use bench::{BenchArgs, Rw};
 pub use emulate::EmulateArgs;
+pub use serve::ServeArgs;
 
 use crate::size::{parse_positive_size, parse_size, parse_u32};
 
@@ -71,6 +73,8 @@ pub enum Command {
     Emulate(EmulateArgs),
     /// Show what clients did: the audit that a server writes
     Audit(AuditArgs),
+    /// Lend the controllers of a group to clients, each confined to what a policy grants it
+    Serve(ServeArgs),
 }
 
 /// How data is written to standard output.
@@ -355,6 +359,7 @@ impl Command {
             Self::Bench(args) => args.output.output_format,
             Self::Emulate(args) => args.output.output_format,
             Self::Audit(args) => args.output.output_format,
+            Self::Serve(args) => args.output.output_format,
         };
         matches!(format, Format::Json)
     }

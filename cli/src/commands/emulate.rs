@@ -1,7 +1,5 @@
 //! `emulate`: a software controller on a vfio-user socket.
 
-mod signals;
-
 use std::fmt::Write as _;
 use std::fs::File;
 use std::io::{self, BufWriter, Write as _};
@@ -15,6 +13,7 @@ use nvme_vfio_emulator::{
 use nvme_vfio_user::{Server, ServerError, ServerOptions, sigbus};
 use serde::Serialize;
 
+use super::{cpu, signals};
 use crate::{
     args::{EmulateArgs, Format},
     error::{Error, Kind},
@@ -55,7 +54,7 @@ struct Summary {
 pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
     let config = config(args)?;
     if let Some(cpu) = args.cpu {
-        check_cpu(cpu)?;
+        cpu::check(cpu)?;
     }
     let faults = faults(args)?;
     let stop = signals::stop()
@@ -166,18 +165,6 @@ fn config(args: &EmulateArgs) -> Result<Config, Error> {
         ));
     }
     Ok(config)
-}
-
-fn check_cpu(cpu: usize) -> Result<(), Error> {
-    let allowed = core_affinity::get_core_ids().unwrap_or_default();
-    if allowed.iter().any(|core| core.id == cpu) {
-        return Ok(());
-    }
-    let list: Vec<_> = allowed.iter().map(|core| core.id.to_string()).collect();
-    Err(Error::usage(
-        format!("--cpu={cpu}: this process may not run there"),
-        format!("Use one of: {}", list.join(", ")),
-    ))
 }
 
 fn ready(args: &EmulateArgs, config: &Config) -> Result<(), Error> {

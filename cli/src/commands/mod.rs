@@ -2,12 +2,15 @@
 
 mod audit;
 mod bind;
+mod cpu;
 mod doctor;
 mod emulate;
 mod group;
 mod identify;
 mod list;
 mod registers;
+mod serve;
+mod signals;
 mod smart_log;
 mod transfer;
 
@@ -35,6 +38,7 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Bench(args) => bench::run(&args),
         Command::Emulate(args) => emulate::run(&args),
         Command::Audit(args) => audit::run(&args),
+        Command::Serve(args) => serve::run(&args),
     }
 }
 

@@ -1,0 +1,196 @@
+//! `serve`: controllers lent to clients, each confined to what a policy grants it.
+
+mod failures;
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::Path;
+
+use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
+use nvme_vfio_passthrough::server::{ServeOptions, Serving, Summary};
+use nvme_vfio_user::sigbus;
+use serde::Serialize;
+
+use super::{cpu, signals};
+use crate::{
+    args::{Format, ServeArgs},
+    error::{Error, Kind},
+    output::to_stdout,
+};
+
+/// What is written when clients can connect.
+#[derive(Serialize)]
+struct Ready<'a> {
+    event: &'static str,
+    pid: u32,
+    controllers: Vec<String>,
+    directory: &'a Path,
+    audit: &'a Path,
+    clients: Vec<ReadyClient<'a>>,
+    warnings: Vec<ReadyWarning<'a>>,
+}
+
+#[derive(Serialize)]
+struct ReadyClient<'a> {
+    name: &'a str,
+    socket: &'a Path,
+    uid: &'a [u32],
+    mode: &'static str,
+    isolation: &'static str,
+    namespaces: Vec<u32>,
+}
+
+#[derive(Serialize)]
+struct ReadyWarning<'a> {
+    kind: &'static str,
+    client: Option<&'a str>,
+    nsid: Option<u32>,
+    text: &'a str,
+}
+
+/// What is written at the end.
+#[derive(Serialize)]
+struct Ended {
+    event: &'static str,
+    seconds: f64,
+    commands: u64,
+    completions: u64,
+    sleeps: u64,
+    controller_resets: u64,
+    audit_lines: u64,
+}
+
+/// Serves until a signal comes.
+///
+/// # Errors
+/// Whatever stands in the way, and what can be done about it.
+pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
+    let policy = PolicyFile::open(&args.policy).map_err(failures::policy)?;
+    if let Some(cpu) = args.cpu {
+        cpu::check(cpu)?;
+    }
+    let stop = signals::stop()
+        .map_err(|errno| Error::new(Kind::Environment, format!("cannot watch signals: {errno}")))?;
+    // A client may be allowed to keep memory that it can shrink; whoever does that must not end this process.
+    sigbus::install().map_err(|errno| {
+        Error::new(
+            Kind::Environment,
+            format!("cannot guard against clients that take their memory back: {errno}"),
+        )
+    })?;
+    let options = ServeOptions {
+        busy: args.poll,
+        cpu: args.cpu,
+        io_timeout: args.io_timeout,
+        ..ServeOptions::default()
+    };
+    let serving = Serving::start(&policy, &options).map_err(failures::serve)?;
+    ready(args.output.output_format, &policy, &serving)?;
+    serving.wait(stop);
+    let summary = serving.finish().map_err(failures::serve)?;
+    tell(args.output.output_format, &summary)
+}
+
+fn ready(format: Format, policy: &PolicyFile, serving: &Serving) -> Result<(), Error> {
+    match format {
+        Format::Json => line(&Ready {
+            event: "ready",
+            pid: std::process::id(),
+            controllers: policy.controllers.iter().map(ToString::to_string).collect(),
+            directory: &policy.directory,
+            audit: &policy.audit.path,
+            clients: clients(policy, serving),
+            warnings: serving.warnings().iter().map(ReadyWarning::of).collect(),
+        }),
+        Format::Normal => {
+            let mut text = String::new();
+            for warning in serving.warnings() {
+                let _ = writeln!(text, "warning: {}", in_words(warning));
+            }
+            let controllers: Vec<_> = policy.controllers.iter().map(ToString::to_string).collect();
+            let _ = writeln!(text, "Serving {}. Ctrl-C ends it.", controllers.join(", "));
+            for (name, socket) in serving.clients() {
+                let _ = writeln!(text, "  {name}: vfio-user:{}", socket.display());
+            }
+            // The reader of standard error may be gone; that is no failure of the service.
+            let _ = io::stderr().write_all(text.as_bytes());
+            Ok(())
+        }
+    }
+}
+
+fn clients<'a>(policy: &'a PolicyFile, serving: &'a Serving) -> Vec<ReadyClient<'a>> {
+    let pairs = policy.clients.iter().zip(serving.clients());
+    pairs
+        .map(|(client, (name, socket))| ReadyClient {
+            name,
+            socket,
+            uid: &client.uid,
+            mode: match client.mode {
+                Mode::Enforce => "enforce",
+                Mode::Observe => "observe",
+            },
+            isolation: match client.isolation {
+                Isolation::Shared => "shared",
+                Isolation::Bounce => "bounce",
+            },
+            namespaces: client.namespaces.iter().map(|one| one.nsid).collect(),
+        })
+        .collect()
+}
+
+impl<'a> ReadyWarning<'a> {
+    fn of(warning: &'a Warning) -> ReadyWarning<'a> {
+        ReadyWarning {
+            kind: warning.kind,
+            client: warning.client.as_deref(),
+            nsid: warning.nsid,
+            text: &warning.text,
+        }
+    }
+}
+
+fn in_words(warning: &Warning) -> String {
+    match (&warning.client, warning.nsid) {
+        (Some(client), Some(nsid)) => {
+            format!("client {client}, namespace {nsid}: {}", warning.text)
+        }
+        (Some(client), None) => format!("client {client}: {}", warning.text),
+        _ => warning.text.clone(),
+    }
+}
+
+/// One line of JSON, at once.
+fn line(value: &impl Serialize) -> Result<(), Error> {
+    to_stdout(|out| {
+        serde_json::to_writer(&mut *out, value).map_err(io::Error::from)?;
+        writeln!(out)
+    })
+}
+
+fn tell(format: Format, summary: &Summary) -> Result<(), Error> {
+    let seconds = summary.time.as_secs_f64();
+    match format {
+        Format::Json => line(&Ended {
+            event: "ended",
+            seconds,
+            commands: summary.commands,
+            completions: summary.completions,
+            sleeps: summary.sleeps,
+            controller_resets: summary.resets,
+            audit_lines: summary.audit_lines,
+        }),
+        Format::Normal => {
+            let mut text = format!("Ended after {seconds:.1} s: {} commands", summary.commands);
+            if summary.resets > 0 {
+                let _ = write!(text, ", {} resets of a controller", summary.resets);
+            }
+            let _ = writeln!(
+                io::stderr(),
+                "{text}, {} lines of audit.",
+                summary.audit_lines
+            );
+            Ok(())
+        }
+    }
+}
