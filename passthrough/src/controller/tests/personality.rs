@@ -1,9 +1,9 @@
 //! What a client is told of its controller.
 
+use nvme_vfio_queues::NvmOpcode;
 use nvme_vfio_queues::command::{Cns, Identify, LogPageId};
 use nvme_vfio_queues::identify::{DescriptorList, NamespaceIdentifier};
 use nvme_vfio_queues::log::{EffectsLog, SmartLog};
-use nvme_vfio_queues::NvmOpcode;
 use zerocopy::FromBytes;
 
 use super::rig::{Plan, Rig, slice};
