@@ -207,19 +207,19 @@ pub enum Persistence {
 }
 
 bitflags! {
-    /// What a block command asks for beside its range, as far as it may be passed on.
+    /// What a block command asks for beside its range, as far as it may be passed on. The bits of CDW12 lie as they do there, from its bit 25 on.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
     pub struct Flags: u16 {
-        /// Force Unit Access.
-        const FORCE_UNIT_ACCESS = 1 << 0;
-        /// Limited Retry.
-        const LIMITED_RETRY = 1 << 1;
         /// Deallocate (Write Zeroes).
-        const DEALLOCATE = 1 << 2;
+        const DEALLOCATE = 1 << 0;
         /// Attribute Integral Dataset for Read (Dataset Management).
-        const INTEGRAL_READ = 1 << 3;
+        const INTEGRAL_READ = 1 << 1;
         /// Attribute Integral Dataset for Write (Dataset Management).
-        const INTEGRAL_WRITE = 1 << 4;
+        const INTEGRAL_WRITE = 1 << 2;
+        /// Force Unit Access.
+        const FORCE_UNIT_ACCESS = 1 << 5;
+        /// Limited Retry.
+        const LIMITED_RETRY = 1 << 6;
     }
 }
 

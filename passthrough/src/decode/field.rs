@@ -1,6 +1,6 @@
 //! The fields of a submission queue entry that a decoder knows.
 
-use crate::reason::Reason;
+use crate::reason::{Reason, Refusal};
 
 /// Words of a submission queue entry.
 pub(super) const WORDS: usize = 16;
@@ -157,7 +157,8 @@ impl Layout {
 
     /// Why an entry that [`forbids`](Self::forbids) says yes to is refused.
     #[cold]
-    pub(super) fn objection(&self, entry: &[u32; WORDS]) -> Reason {
+    #[inline(never)]
+    pub(super) fn objection(&self, entry: &[u32; WORDS]) -> Refusal {
         self.all()
             .find_map(|field| match field.fate {
                 Fate::Refused(reason)
@@ -170,6 +171,7 @@ impl Layout {
                 _ => None,
             })
             .unwrap_or(Reason::ReservedBit)
+            .refusal()
     }
 }
 

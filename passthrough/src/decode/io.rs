@@ -28,6 +28,29 @@ const fn touching(
 
 use Direction::{FromController, None, ToController};
 
+/// Write, as it is in the table.
+pub(super) const WRITE: Row = row!(
+    0x01,
+    "Write",
+    Layout::of_namespace(true, blocks::WRITE),
+    touching(
+        Class::Write,
+        ToController,
+        Access::Write,
+        Persistence::Media
+    ),
+    WRITE
+);
+
+/// Read, as it is in the table.
+pub(super) const READ: Row = row!(
+    0x02,
+    "Read",
+    Layout::of_namespace(true, blocks::READ),
+    touching(Class::Read, FromController, Access::Read, Persistence::None),
+    READ
+);
+
 pub(super) static ROWS: &[Row] = &[
     row!(
         0x00,
@@ -36,25 +59,8 @@ pub(super) static ROWS: &[Row] = &[
         Rule::Decode(lists::flush),
         FLUSH
     ),
-    row!(
-        0x01,
-        "Write",
-        Layout::of_namespace(true, blocks::WRITE),
-        touching(
-            Class::Write,
-            ToController,
-            Access::Write,
-            Persistence::Media
-        ),
-        WRITE
-    ),
-    row!(
-        0x02,
-        "Read",
-        Layout::of_namespace(true, blocks::READ),
-        touching(Class::Read, FromController, Access::Read, Persistence::None),
-        READ
-    ),
+    WRITE,
+    READ,
     row!(
         0x04,
         "Write Uncorrectable",

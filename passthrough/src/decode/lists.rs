@@ -49,7 +49,7 @@ pub(super) fn bytes(entry: &[u32; WORDS]) -> Result<usize, Reason> {
     let opcode = entry[0] as u8;
     let layout = &io::TABLE[usize::from(opcode)].layout;
     if layout.forbids(entry) {
-        return Err(layout.objection(entry));
+        return Err(layout.objection(entry).reason);
     }
     if opcode == DATASET_MANAGEMENT {
         return Ok(((entry[10] & 0xff) as usize + 1) * RANGE);

@@ -39,6 +39,16 @@ pub(crate) fn name(queue: QueueKind, opcode: u8) -> &'static str {
     table[usize::from(opcode)].name
 }
 
+/// Opcode of Read.
+const READ: u8 = io::READ.opcode;
+/// Opcode of Write.
+const WRITE: u8 = io::WRITE.opcode;
+
+/// Flags that lie in CDW12, from its bit 25 on.
+const OF_DWORD_12: Flags = Flags::DEALLOCATE
+    .union(Flags::FORCE_UNIT_ACCESS)
+    .union(Flags::LIMITED_RETRY);
+
 /// Decodes commands, one at a time; it keeps the memory for their extents, so that decoding allocates nothing.
 ///
 /// ```
@@ -140,8 +150,29 @@ impl Decoder {
     /// # Errors
     /// Everything that keeps the command from being understood whole: an opcode without a decoder, a command that never passes, a bit that is reserved or not offered, a
     /// namespace that is not there, blocks outside of it, a length beyond its limits, or a list of another length than [`list_bytes`](Self::list_bytes) said.
-    #[inline]
+    #[inline(always)]
     pub fn decode(
+        &mut self,
+        queue: QueueKind,
+        geometry: Option<&Geometry>,
+        entry: &[u32; WORDS],
+        list: &[u8],
+    ) -> Result<DecodedCommand<'_>, Refusal> {
+        // Rows that are known when compiled fold into what is done with them.
+        match (queue, entry[0] as u8, geometry) {
+            (QueueKind::Io, READ, Some(geometry)) => {
+                self.decode_row(queue, const { &io::READ }, geometry, entry, list)
+            }
+            (QueueKind::Io, WRITE, Some(geometry)) => {
+                self.decode_row(queue, const { &io::WRITE }, geometry, entry, list)
+            }
+            _ => self.decode_any(queue, geometry, entry, list),
+        }
+    }
+
+    /// By the table.
+    #[inline(never)]
+    fn decode_any(
         &mut self,
         queue: QueueKind,
         geometry: Option<&Geometry>,
@@ -153,19 +184,33 @@ impl Decoder {
             QueueKind::Admin => &admin::TABLE,
         };
         let row = table[usize::from(entry[0] as u8)];
-        if row.layout.forbids(entry) {
-            return Err(row.layout.objection(entry).refusal());
+        match geometry {
+            Some(geometry) => self.decode_row(queue, row, geometry, entry, list),
+            None if row.layout.forbids(entry) => Err(row.layout.objection(entry)),
+            None => self.decode_other(queue, row, None, entry, list),
         }
-        match (&row.rule, geometry) {
-            (Rule::Blocks(blocks), Some(geometry)) => {
-                self.decode_blocks(queue, row, blocks, geometry, entry)
-            }
-            _ => self.decode_other(queue, row, geometry, entry, list),
+    }
+
+    #[inline(always)]
+    fn decode_row(
+        &mut self,
+        queue: QueueKind,
+        row: &'static Row,
+        geometry: &Geometry,
+        entry: &[u32; WORDS],
+        list: &[u8],
+    ) -> Result<DecodedCommand<'_>, Refusal> {
+        if row.layout.forbids(entry) {
+            return Err(row.layout.objection(entry));
+        }
+        match &row.rule {
+            Rule::Blocks(blocks) => self.decode_blocks(queue, row, blocks, geometry, entry),
+            _ => self.decode_other(queue, row, Some(geometry), entry, list),
         }
     }
 
     /// The commands that name blocks by SLBA and NLB: the way of every read and write.
-    #[inline]
+    #[inline(always)]
     fn decode_blocks(
         &mut self,
         queue: QueueKind,
@@ -201,7 +246,7 @@ impl Decoder {
             }
             length
         };
-        let flags = entry[12] >> 30 & 1 | (entry[12] >> 31) << 1 | (entry[12] >> 25 & 1) << 2;
+        let flags = (entry[12] >> 25) as u16 & OF_DWORD_12.bits();
         let extents = &mut self.extents[..1];
         extents[0] = Extent {
             nsid,
@@ -220,7 +265,7 @@ impl Decoder {
             scope: Scope::Extents,
             persistence: blocks.persistence,
             length,
-            flags: Flags::from_bits_retain(flags as u16),
+            flags: Flags::from_bits_retain(flags),
             selector: 0,
             detail: "",
             operands: [0; 8],
