@@ -1,13 +1,16 @@
 //! The front end of a client's virtual controller: what its registers and Identify data say.
 
-use nvme_vfio_emulator::{Config, LbaFormats, NamespaceConfig};
+use nvme_vfio_emulator::{Config, LbaFormats, Names, NamespaceConfig, NamespaceNames, Offers};
 
+use crate::command::ClassSet;
 use crate::policy::ResolvedClient;
 
 /// Bytes of the smallest memory page.
 const PAGE: u32 = 4096;
 /// The most that one command of a client may move, whatever its controllers allow: what one page of PRP list describes from any offset on.
 const MOST_TRANSFER: u32 = 1 << 20;
+/// Model Number of all clients' controllers.
+const MODEL: &str = "nvme-vfio lent controller";
 /// Interrupt vectors beside those of the I/O queues: the admin queue's.
 const ADMIN_VECTORS: u16 = 1;
 
@@ -46,7 +49,46 @@ pub(super) fn config(client: &ResolvedClient, max_transfer: u32) -> Config {
         queues: limits.queues,
         vectors: limits.queues.saturating_add(ADMIN_VECTORS),
         serial: client.names.serial.clone(),
+        model: MODEL.to_owned(),
+        names: names(client),
+        offers: offers(client),
         mappings: limits.mappings,
         ..Config::default()
     }
+}
+
+fn names(client: &ResolvedClient) -> Names {
+    let namespaces = client.namespaces.iter().map(|namespace| {
+        let names = NamespaceNames {
+            eui64: None,
+            nguid: Some(namespace.names.nguid),
+            uuid: Some(namespace.names.uuid),
+        };
+        (namespace.nsid, names)
+    });
+    Names {
+        subnqn: Some(client.names.subnqn.clone()),
+        namespaces: namespaces.collect(),
+        ..Names::default()
+    }
+}
+
+/// The optional commands that the client was granted and the controllers have, and those that the front end has for itself. What reaches further than blocks is
+/// never the front end's.
+fn offers(client: &ResolvedClient) -> Offers {
+    let offered = client
+        .namespaces
+        .iter()
+        .fold(ClassSet::empty(), |all, namespace| all | namespace.offered);
+    let granted = [
+        (ClassSet::COMPARE, Offers::COMPARE),
+        (ClassSet::POISON, Offers::WRITE_UNCORRECTABLE),
+        (ClassSet::DEALLOCATE, Offers::DATASET_MANAGEMENT),
+        (ClassSet::WRITE_ZEROES, Offers::WRITE_ZEROES),
+        (ClassSet::VERIFY, Offers::VERIFY),
+        (ClassSet::COPY, Offers::COPY),
+    ];
+    let own = Offers::SHADOW_DOORBELLS | Offers::TIMESTAMP | Offers::SAVED_FEATURES;
+    let granted = granted.iter().filter(|(class, _)| offered.contains(*class));
+    granted.fold(own, |all, (_, offer)| all | *offer)
 }

@@ -1,0 +1,6 @@
+//! A group served to clients: their blocks, their ends, and what becomes of commands that hang.
+
+mod basics;
+mod lifecycle;
+mod place;
+mod raw;
