@@ -7,6 +7,7 @@ mod facts;
 mod group;
 mod keys;
 mod names;
+mod opcodes;
 mod owner;
 mod plain;
 mod quantity;
@@ -29,6 +30,7 @@ pub use facts::{Budget, ControllerFacts, NamespaceFacts};
 pub use group::GroupPolicy;
 pub use keys::{MAX_CLIENTS, MAX_NSID};
 pub use names::{ControllerNames, NamespaceNames, uuid_text};
+pub use opcodes::{ClassifiedOpcode, opcodes};
 pub use owner::OwnerPolicy;
 pub use plain::{
     AuditPolicy, ClientPolicy, Isolation, Limits, Mode, NamespacePolicy, PolicyFile, Source,
