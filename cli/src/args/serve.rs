@@ -35,6 +35,9 @@ pub struct ServeArgs {
     /// The policy: which controllers, which clients, and what each of them may do
     #[arg(short = 'p', long, value_name = "FILE")]
     pub policy: PathBuf,
+    /// Serve nobody: say what the policy means, and whether it fits the controllers
+    #[arg(long)]
+    pub check: bool,
     /// Poll all the time while a client is connected, instead of sleeping up to 4 ms when nothing happens
     #[arg(long)]
     pub poll: bool,

@@ -10,6 +10,7 @@ mod identify;
 mod list;
 mod registers;
 mod serve;
+mod serve_check;
 mod signals;
 mod smart_log;
 mod transfer;

@@ -7,11 +7,11 @@ use std::io::{self, Write as _};
 use std::path::Path;
 
 use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
-use nvme_vfio_passthrough::server::{ServeOptions, Serving, Summary};
+use nvme_vfio_passthrough::server::{OpenedGroup, ServeOptions, Serving, Summary};
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
 
-use super::{cpu, signals};
+use super::{cpu, serve_check::Report, signals};
 use crate::{
     args::{Format, ServeArgs},
     error::{Error, Kind},
@@ -66,6 +66,11 @@ struct Ended {
 /// Whatever stands in the way, and what can be done about it.
 pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     let policy = PolicyFile::open(&args.policy).map_err(failures::policy)?;
+    if args.check {
+        let opened = OpenedGroup::open(&policy, &ServeOptions::default());
+        let report = Report::new(&policy, &opened).map_err(failures::policy)?;
+        return report.tell(args.output.output_format);
+    }
     if let Some(cpu) = args.cpu {
         cpu::check(cpu)?;
     }
