@@ -114,8 +114,8 @@ pub(super) struct Flight {
     pub(super) active: bool,
     /// It waits for a slot, a queue or a buffer.
     pub(super) waiting: bool,
-    /// The client wants its memory back.
-    pub(super) cancelled: bool,
+    /// When it is overdue because the client wants its memory back; [`u64::MAX`] while it does not.
+    pub(super) due: u64,
     /// The place of its namespace.
     pub(super) namespace: u16,
     /// Parts that were submitted and have not provably ended.
@@ -157,7 +157,7 @@ impl Flight {
         self.tag = tag;
         self.active = true;
         self.waiting = false;
-        self.cancelled = false;
+        self.due = u64::MAX;
         self.namespace = namespace;
         self.parts = 0;
         self.next_order = 0;

@@ -16,6 +16,9 @@ use crate::server::{Mended, Mender, Need};
 /// How often queues are looked at, in nanoseconds.
 const INTERVAL: u64 = 50_000_000;
 
+/// How long commands may still take by themselves when their client wants its memory back, in nanoseconds.
+const GRACE: u64 = 100_000_000;
+
 #[derive(Debug)]
 pub(super) struct Watch {
     /// When queues are looked at next.
@@ -69,8 +72,8 @@ impl Engine {
         }
         let overdue = target.tokens(|part| {
             let flight = self.flights.get(part.flight as usize);
-            let cancelled = flight.is_some_and(|flight| flight.cancelled);
-            cancelled || part.since.saturating_add(self.watch.timeout) <= self.now
+            flight.is_some_and(|flight| flight.due <= self.now)
+                || part.since.saturating_add(self.watch.timeout) <= self.now
         });
         (!overdue.is_empty()).then_some(Need::Overdue(overdue))
     }
@@ -128,7 +131,7 @@ impl Engine {
         }
     }
 
-    /// The client wants its memory back: what was not submitted of these commands is not any more, and what was is overdue from now on.
+    /// The client wants its memory back: what was not submitted of these commands is not any more, and what was is soon overdue.
     pub(super) fn cancel(&mut self, tags: &[u32]) {
         for &tag in tags {
             let slot = tag as u16;
@@ -138,7 +141,7 @@ impl Engine {
             if !flight.active || flight.tag != tag {
                 continue;
             }
-            flight.cancelled = true;
+            flight.due = flight.due.min(self.now.saturating_add(GRACE));
             if !matches!(flight.work, Work::Done) {
                 flight.fail_next(Status::ABORT_REQUESTED);
             }

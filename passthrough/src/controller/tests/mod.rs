@@ -2,6 +2,7 @@ use nvme_vfio::QueueOptions;
 
 use rig::{Plan, Rig};
 
+mod faults;
 mod model;
 mod personality;
 mod rig;

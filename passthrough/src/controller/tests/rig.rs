@@ -144,6 +144,8 @@ pub(super) struct Plan {
     pub(super) ceilings: Ceilings,
     pub(super) mdts: u8,
     pub(super) timeout: Duration,
+    /// How long the client waits for its controller.
+    pub(super) patience: Duration,
     pub(super) mender: Option<Mender>,
     /// The client is told what this policy gives it; else the front end says what it likes.
     pub(super) policy: Option<&'static str>,
@@ -163,6 +165,7 @@ impl Default for Plan {
             },
             mdts: 5,
             timeout: Duration::from_secs(30),
+            patience: Duration::from_secs(20),
             mender: None,
             policy: None,
         }
@@ -279,6 +282,9 @@ impl Rig {
             }),
             Options {
                 hugepages: false,
+                ready_timeout: Some(plan.patience),
+                shutdown_timeout: plan.patience,
+                admin_timeout: plan.patience,
                 ..Options::default()
             },
         )
