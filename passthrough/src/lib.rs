@@ -19,6 +19,7 @@ mod decode;
 mod gate;
 mod inprocess;
 pub mod policy;
+pub mod privileges;
 mod reason;
 #[cfg(test)]
 mod seeded;
