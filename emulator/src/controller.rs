@@ -1,7 +1,6 @@
 //! The controller's state, its registers, and what is asked of it from outside.
 
 use std::collections::BTreeMap;
-use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicUsize, Ordering};
 
@@ -131,6 +130,8 @@ pub(crate) struct Core {
     pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
     pub(crate) paused: bool,
+    /// How often it failed.
+    pub(crate) failures: u32,
     /// How many wait for the controller's lock.
     pub(crate) visitors: Arc<AtomicUsize>,
     pub(crate) flights: Flights,
@@ -238,6 +239,7 @@ impl Core {
             quiet: false,
             rests: 0,
             paused: false,
+            failures: 0,
             visitors: Arc::default(),
             backend,
             flights: Flights::default(),
@@ -325,7 +327,12 @@ impl Core {
 
     /// The controller cannot go on: CSTS.CFS, until it is disabled.
     pub(crate) fn fatal(&mut self, why: &str) {
-        tracing::error!(why, "fatal status");
+        /// How many are logged: a host can cause as many as it likes.
+        const LOGGED: u32 = 64;
+        self.failures = self.failures.saturating_add(1);
+        if self.failures <= LOGGED {
+            tracing::error!(why, "fatal status");
+        }
         self.trace.record(|| TraceEvent::Fatal { why: why.into() });
         self.registers.csts |= CFS;
     }
@@ -412,17 +419,15 @@ impl Core {
         }
     }
 
-    /// Gives the controller doorbells that nobody else has mapped, with the values of the old ones unless it is disabled: what was written to these since
-    /// then rang nothing.
-    pub(crate) fn renew_doorbells(&mut self) -> io::Result<Arc<Doorbells>> {
-        let new = Doorbells::new(self.config.doorbell_bytes())?;
+    /// Goes over to doorbells that nobody else has mapped, with the values of the old ones unless the controller is disabled: what was written to these since
+    /// then rang nothing. The old ones.
+    pub(crate) fn change_doorbells(&mut self, new: Arc<Doorbells>) -> Arc<Doorbells> {
         if !self.is_disabled() {
             for (new, old) in new.iter().zip(self.doorbells.iter()) {
                 new.store(old.load(Ordering::Acquire), Ordering::Relaxed);
             }
         }
-        self.doorbells = Arc::new(new);
-        Ok(Arc::clone(&self.doorbells))
+        std::mem::replace(&mut self.doorbells, new)
     }
 
     pub(crate) fn submission(&mut self, sqid: u16) -> Option<&mut SubmissionQueue> {

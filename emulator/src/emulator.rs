@@ -165,11 +165,14 @@ impl Emulator {
     /// # Errors
     /// What the system says when it does not give the memory; the old doorbells stay then.
     pub fn renew_doorbells(&self) -> io::Result<()> {
-        let new = self.visit().renew_doorbells()?;
+        // Made, and the old ones let go of, while nobody waits for the controller's lock.
+        let new = Arc::new(Doorbells::new(self.config.doorbell_bytes())?);
+        let old = self.visit().change_doorbells(Arc::clone(&new));
         *self
             .doorbells
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = new;
+        drop(old);
         Ok(())
     }
 
@@ -390,6 +393,13 @@ impl Emulator {
             core.find_stray_doorbells();
         }
         core.statistics.completions - before
+    }
+
+    /// Tells the host that what it sees of a namespace has changed: by the log of changed namespaces, and by an event if it asked for those. For a
+    /// [`CommandHandler`] that changes what its `identify` says.
+    pub fn tell_namespace_changed(&self, nsid: u32) {
+        self.visit().namespace_changed(nsid);
+        self.wake();
     }
 
     /// Arms a fault.

@@ -215,3 +215,63 @@ pub(crate) struct Held {
     /// It was aborted; only its data is to come.
     pub(crate) silent: bool,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn flight(operation: Option<Operation>) -> Flight {
+        Flight {
+            sqid: 1,
+            cid: 0,
+            operation,
+            nsid: 1,
+            lba: 0,
+            bytes: 0,
+            silent: false,
+            number: 0,
+        }
+    }
+
+    #[test]
+    fn a_handler_has_no_more_commands_than_its_tags_name() {
+        let mut flights = Flights::default();
+        let mut tags = Vec::new();
+        while flights.handler_room() > 0 {
+            tags.push(flights.handler_tag());
+            flights.start(flight(None));
+        }
+        assert_eq!(tags.len(), 1 << 16);
+        let slots: std::collections::BTreeSet<u16> = tags.iter().map(|tag| *tag as u16).collect();
+        assert_eq!(slots.len(), tags.len());
+        assert!(flights.finish_handled(tags[7]).is_some());
+        assert_eq!(flights.handler_room(), 1);
+        assert!(flights.finish_handled(tags[7]).is_none(), "twice");
+        let next = flights.handler_tag();
+        assert_eq!(next as u16, tags[7] as u16);
+        assert_ne!(next, tags[7]);
+        flights.start(flight(None));
+        assert!(flights.finish_handled(tags[7]).is_none(), "the one before");
+        assert!(flights.finish_handled(next).is_some());
+    }
+
+    #[test]
+    fn what_a_handler_has_is_not_forgotten_and_is_no_business_of_the_back_end() {
+        let mut flights = Flights::default();
+        let handled = flights.handler_tag();
+        flights.start(flight(None));
+        let backend = flights.start(flight(Some(Operation::Flush)));
+        assert_eq!(flights.before(u64::MAX).collect::<Vec<_>>(), [backend]);
+        assert_eq!(
+            flights.handled_before(u64::MAX).collect::<Vec<_>>(),
+            [handled]
+        );
+        assert_eq!(flights.handled_before(0).count(), 0);
+        assert!(flights.finish_handled(backend).is_none());
+        flights.forget();
+        assert!(!flights.is_empty() && flights.count() == 1);
+        assert!(flights.any_before(1) && !flights.any_before(0));
+        assert!(flights.finish_handled(handled).is_some());
+        assert!(flights.is_empty());
+    }
+}

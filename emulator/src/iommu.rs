@@ -210,6 +210,18 @@ impl SoftwareIommu {
             .collect()
     }
 
+    /// Whether a mapping shows memory that begins there.
+    #[cfg(test)]
+    pub(crate) fn has_host(&self, pointer: std::ptr::NonNull<u8>) -> bool {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        let hosts = regions
+            .slots
+            .iter()
+            .flatten()
+            .filter_map(|region| region.host.as_ref());
+        hosts.into_iter().any(|host| host.begins_at(pointer))
+    }
+
     /// The controller's view of memory, for one step. While it lives, nothing is unmapped.
     pub(crate) fn memory<'a>(
         &'a self,

@@ -31,6 +31,11 @@ impl HostRegion {
         HostRegion { pointer, length }
     }
 
+    #[cfg(test)]
+    pub(crate) fn begins_at(&self, pointer: NonNull<u8>) -> bool {
+        self.pointer == pointer
+    }
+
     /// The address of `length` bytes at `offset`, or `None` when they are not all inside.
     #[inline]
     fn at(&self, offset: usize, length: usize) -> Option<NonNull<u8>> {

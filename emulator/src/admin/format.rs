@@ -34,7 +34,7 @@ impl Core {
     }
 
     /// What the host sees of a namespace has changed.
-    fn namespace_changed(&mut self, nsid: u32) {
+    pub(crate) fn namespace_changed(&mut self, nsid: u32) {
         self.logs.changed(nsid);
         if self.features.namespace_notices() {
             self.events.raise(super::events::Event::NAMESPACE_ATTRIBUTE);

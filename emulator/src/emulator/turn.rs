@@ -30,6 +30,8 @@ impl Emulator {
             if core.rests >= RESTS_OF_TURNS {
                 core.rests = 0;
                 core.find_stray_doorbells();
+                // The host may have asked for the event.
+                core.quiet = false;
             }
             return Turn {
                 quiet: true,

@@ -80,13 +80,21 @@ impl CommandHandler for Keeper {
     }
 }
 
-/// A real device that knows only what is lent.
+/// A real device that knows only what is lent, and looks at what the controller can reach meanwhile.
 #[derive(Debug)]
-struct Real(Shared);
+struct Real(Shared, Arc<SoftwareIommu>);
+
+impl Real {
+    /// Whether the memory, all of which begins with an address of its own, can be reached by the controller.
+    fn reaches(&self, memory: &ClientMemory) -> bool {
+        self.1.has_host(memory.pointer())
+    }
+}
 
 impl Lender for Real {
     fn lend(&self, memory: &ClientMemory, access: Access) -> Result<Iova, Errno> {
         assert_eq!(memory.len() as u64, LENGTH);
+        assert!(!self.reaches(memory), "mapped before it was lent");
         let mut log = self.0.lock().unwrap();
         if log.refuse {
             return Err(Errno::ENOMEM);
@@ -132,7 +140,7 @@ fn client(patience: Patience) -> Client {
     let log = Shared::default();
     let handler = Box::new(Keeper(Arc::clone(&log)));
     let emulator = Emulator::with_handler(Config::default(), handler, served_domain(16)).unwrap();
-    let lender = Arc::new(Real(Arc::clone(&log)));
+    let lender = Arc::new(Real(Arc::clone(&log), emulator.iommu()));
     let served = ServedController::with_lender(emulator, patience, lender).unwrap();
     let (file, memory) = memory();
     let both = DmaAccess::READ | DmaAccess::WRITE;

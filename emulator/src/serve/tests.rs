@@ -526,6 +526,12 @@ fn a_client_cannot_fill_the_log() {
             let origin = crate::DmaOrigin::SubmissionFetch(1);
             assert!(memory.read_at(DATA, &mut [0; 64], origin).is_err());
         }
+        // And a controller that it makes fail again and again.
+        for _ in 0..2000 {
+            client.write(CC, 0);
+            client.write(CC, 1 << 4 | 1);
+            assert_eq!(client.read(CSTS) & 2, 2);
+        }
     });
     assert_eq!(client.served.iommu.fault_count(), 2000);
     assert_eq!(emulator.statistics().invalid_doorbells, 4000);

@@ -395,6 +395,36 @@ fn an_idle_turn_is_quiet_until_a_doorbell_or_a_register() {
 }
 
 #[test]
+fn the_host_hears_of_changed_namespaces_and_stray_doorbells_also_when_quiet() {
+    let mut bench = bench();
+    // Namespace Attribute Notices.
+    bench
+        .host
+        .admin(with(with(command(0x09, 0), 10, 0x0b), 11, 1 << 8));
+    for _ in 0..2 {
+        bench.host.submit(0, command(0x0c, 0));
+    }
+    bench.host.emulator.step();
+    assert!(bench.host.take(0).is_none());
+    bench.host.emulator.turn(16);
+    assert!(bench.host.emulator.turn(16).quiet);
+    bench.host.emulator.tell_namespace_changed(1);
+    assert_eq!(bench.host.emulator.turn(16).posted, 1);
+    assert_eq!(bench.host.take(0).expect("an event").result, 4 << 16 | 2);
+    let (_, changed) = bench.host.log(4, 4096, 0, 0);
+    assert_eq!(u32_at(&changed, 0), 1);
+    // A doorbell that belongs to no queue.
+    bench.host.ring_doorbell(7, false, 3);
+    let posted = (0..20_000).any(|_| bench.host.emulator.turn(16).posted > 0);
+    assert!(posted, "looked at now and then");
+    assert_eq!(
+        bench.host.take(0).expect("an event").result & 7,
+        0,
+        "an error event"
+    );
+}
+
+#[test]
 fn data_is_where_the_prps_say() {
     let mut bench = bench();
     let memory = bench.host.memory(64 << 10);
