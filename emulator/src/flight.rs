@@ -268,6 +268,7 @@ mod tests {
         );
         assert_eq!(flights.handled_before(0).count(), 0);
         assert!(flights.finish_handled(backend).is_none());
+        assert!(flights.finish_handled(backend | 1 << 16).is_none());
         flights.forget();
         assert!(!flights.is_empty() && flights.count() == 1);
         assert!(flights.any_before(1) && !flights.any_before(0));

@@ -10,6 +10,7 @@ use super::*;
 use crate::config::Config;
 use crate::handler::{CommandHandler, FetchedCommand, HandlerCompletion, Handling};
 use crate::iommu::{DeviceMemory, Segment};
+use crate::trace::{TraceEvent, TraceRecord};
 
 const BASE: u64 = 0x10_0000;
 const DATA: u64 = 0x100_0000;
@@ -50,6 +51,11 @@ impl CommandHandler for Keeper {
         if let Err(status) = memory.data(command, 512, Access::DEVICE_WRITE, &mut segments) {
             return Handling::Complete { status, result: 0 };
         }
+        let too_long = Segment {
+            length: LENGTH as u32,
+            ..segments[0]
+        };
+        assert_eq!(memory.lent(&too_long), None, "it would leave the mapping");
         let mut log = self.0.lock().unwrap();
         log.lent = memory.lent(&segments[0]);
         log.taken.push(command.tag);
@@ -291,6 +297,7 @@ fn an_unmap_waits_for_taken_commands_however_long() {
     };
     for patience in [PATIENT, giving_up] {
         let client = client(patience);
+        let trace = client.served.emulator.trace(1000).expect("the only one");
         client.map_data();
         let tag = client.start(0).expect("taken");
         assert_eq!(client.served.dma_unmap(DATA, LENGTH), Ok(Progress::Pending));
@@ -306,6 +313,10 @@ fn an_unmap_waits_for_taken_commands_however_long() {
             "aborted once, and nothing taken back"
         );
         assert_eq!(client.csts() & 2 != 0, patience.fatal.is_some());
+        let fatal = |record: &TraceRecord| matches!(record.event, TraceEvent::Fatal { .. });
+        let failures = trace.take().iter().filter(|record| fatal(record)).count();
+        assert_eq!(failures, usize::from(patience.fatal.is_some()), "once");
+        drop(trace);
         assert_eq!(client.start(1), None, "nothing new begins there");
         client.report(tag);
         assert_eq!(client.served.unmapping(DATA, LENGTH), Ok(Progress::Done));

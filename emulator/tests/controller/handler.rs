@@ -14,6 +14,7 @@ use crate::host::{CC, CFS, CSTS, Host, RDY, command, u32_at, with, with_prps};
 
 const FLUSH: u8 = 0x00;
 const READ: u8 = 0x02;
+const VERIFY: u8 = 0x0c;
 /// An opcode of the test: the handler answers at once, with the entry's dword 10 as status.
 const ANSWER: u8 = 0x81;
 
@@ -62,11 +63,12 @@ impl CommandHandler for Tester {
                 status: Status::from_raw(command.entry[5] as u16),
                 result: command.entry[6],
             },
-            (_, 0x82) => Handling::Execute,
+            (_, VERIFY) => Handling::Execute,
             (_, READ) => {
                 let mut segments = Vec::new();
                 let length = u64::from(command.entry[6] as u32);
                 let found = memory.data(command, length, Access::DEVICE_WRITE, &mut segments);
+                assert!(found.is_ok() || segments.is_empty());
                 script.segments = Some(found.map(|()| segments));
                 script.taken.push(*command);
                 Handling::Taken
@@ -207,7 +209,7 @@ fn a_command_is_answered_at_once_or_refused() {
     let done = bench.host.run(1, with(command(ANSWER, 1), 10, 0x286));
     assert_eq!((done.status, done.more), (0x286, true));
     assert_eq!(
-        bench.host.refused(1, command(0x82, 1)),
+        bench.host.refused(1, command(VERIFY, 1)),
         0x001,
         "the front end has no I/O commands"
     );
@@ -460,6 +462,12 @@ fn data_is_where_the_prps_say() {
     let segments = run(&mut bench, read(base, base + 0x1000, 0x2000)).unwrap();
     assert_eq!(segments.len(), 1);
     assert_eq!(segments[0].length, 0x2000);
+    // But not those of another mapping, which only look so.
+    let other = bench.host.memory(64 << 10);
+    let entry = read(base, other.iova().0 + 0x1000, 0x2000);
+    let segments = run(&mut bench, entry).unwrap();
+    assert_eq!(segments.len(), 2);
+    assert_eq!((segments[1].offset, segments[1].length), (0x1000, 0x1000));
     for (prp1, prp2, length, status) in [
         (base + 1, 0, 512, Status::PRP_OFFSET_INVALID),
         (
@@ -473,8 +481,8 @@ fn data_is_where_the_prps_say() {
         (base, 1 << 40, 0x2000, Status::DATA_TRANSFER_ERROR),
         (base, 1 << 40, 0x3000, Status::DATA_TRANSFER_ERROR),
         (
-            base + 0xf000,
-            base + 0x10000,
+            other.iova().0 + 0xf000,
+            other.iova().0 + 0x10000,
             0x2000,
             Status::DATA_TRANSFER_ERROR,
         ),
