@@ -184,3 +184,33 @@ fn any_policy_is_asked_about_whoever_is_connected_now() {
     gate.replace(Arc::new(OwnerPolicy), Decoder::for_owner());
     assert!(io(&mut gate, &entry(0x02, 0, 1)).is_ok());
 }
+
+#[test]
+fn what_the_own_controller_answers_passes_and_what_reaches_further_does_not() {
+    let mut gate = gate("observe");
+    let mut decoder = Decoder::new();
+    let (mut answered, mut kept) = (0, 0);
+    for opcode in 0..=0xff {
+        for choice in (0..16).chain([0x0100, 0x0200, 0x1_0001]) {
+            let mut entry = [0; 16];
+            (entry[0], entry[10]) = (opcode, choice);
+            let now = Instant::now();
+            let Ok(command) = decoder.decode(QueueKind::Admin, None, &entry, &[]) else {
+                continue;
+            };
+            let class = command.class;
+            let passed = gate.check(QueueKind::Admin, None, &entry, &[], now);
+            match class {
+                Class::Virtual => {
+                    assert!(passed.is_ok(), "{opcode:#04x} {choice:#x}: {passed:?}");
+                    answered += 1;
+                }
+                _ => {
+                    assert!(passed.is_err(), "{opcode:#04x} {choice:#x}: {passed:?}");
+                    kept += 1;
+                }
+            }
+        }
+    }
+    assert!(answered > 20 && kept > 5, "{answered} {kept}");
+}

@@ -12,7 +12,7 @@ use crate::command::ClassSet;
 pub struct AuditPolicy {
     /// The file, absolute or relative to the working directory of the process.
     pub path: PathBuf,
-    /// Bytes of memory for records that are not yet written, for each client's ring and each of the two others.
+    /// Bytes of memory for each client's records that are not yet written; a quarter as much again is for its refusals.
     pub ring: u64,
     /// Of allowed reads and writes one in so many is recorded, the rest counted; 1 for each of them, 0 for none.
     pub sample_allowed_io: u32,

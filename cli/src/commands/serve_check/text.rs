@@ -66,7 +66,7 @@ fn head(report: &Report, text: &mut String) {
     };
     let _ = writeln!(
         text,
-        "Audit: {}; {sampled}; {} of memory for each ring",
+        "Audit: {}; {sampled}; {} of memory for each client",
         audit.path,
         size::binary(audit.ring)
     );

@@ -302,3 +302,16 @@ proptest::proptest! {
         }
     }
 }
+
+#[test]
+fn the_policy_in_the_documentation_is_one() {
+    let page = include_str!("../../../../docs/policy.md");
+    let (_, rest) = page.split_once("```toml\n").unwrap();
+    let (text, _) = rest.split_once("```").unwrap();
+    let policy = parse(text).unwrap();
+    assert_eq!(policy.clients[0].limits.iops, Some(50_000));
+    // What it says of the classes.
+    for (word, _) in grantable() {
+        assert!(page.contains(&format!("| `{word}` | ")), "{word}");
+    }
+}
