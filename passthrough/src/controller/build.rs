@@ -226,6 +226,8 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             outstanding: u32::from(outstanding),
             operations: Bucket::new(config.ceilings.operations, now),
             bandwidth: Bucket::new(config.ceilings.bandwidth, now),
+            shutdown: None,
+            flushes: Vec::new(),
             list: Vec::new(),
             segments: Vec::new(),
         })

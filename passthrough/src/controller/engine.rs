@@ -103,10 +103,7 @@ impl Engine {
         let internal = (Status::INTERNAL_ERROR, 0);
         let work = Work::of(passed).ok_or(internal)?;
         let slot = command.slot();
-        if usize::from(slot) >= self.flights.len() {
-            self.flights
-                .resize_with(usize::from(slot) + 1, Flight::default);
-        }
+        self.make_room(slot);
         let bounced = self.buffers.is_some();
         let Some(flight) = self.flights.get_mut(usize::from(slot)) else {
             return Err(internal);
@@ -130,6 +127,36 @@ impl Engine {
                 return Err((status, 0));
             }
         }
+        self.begun(slot, memory)
+    }
+
+    /// Takes work of the server's own that has passed, under a tag of the client's.
+    pub(super) fn start_flush(
+        &mut self,
+        tag: u32,
+        work: Work,
+        memory: &DeviceMemory<'_>,
+    ) -> Result<(), (Status, u64)> {
+        let slot = tag as u16;
+        self.make_room(slot);
+        if let Some(flight) = self.flights.get_mut(usize::from(slot)) {
+            flight.begin(tag, 0, work);
+        }
+        self.begun(slot, memory)
+    }
+
+    /// Sees to it that there is a place for the tag.
+    #[inline]
+    fn make_room(&mut self, slot: u16) {
+        if usize::from(slot) >= self.flights.len() {
+            self.flights
+                .resize_with(usize::from(slot) + 1, Flight::default);
+        }
+    }
+
+    /// Submits what can be of a new command; an error is how it ends at once.
+    #[inline]
+    fn begun(&mut self, slot: u16, memory: &DeviceMemory<'_>) -> Result<(), (Status, u64)> {
         self.active += 1;
         self.advance(slot, memory);
         match self.flights.get_mut(usize::from(slot)) {
@@ -144,7 +171,7 @@ impl Engine {
                 self.active -= 1;
                 Err(flight.answer())
             }
-            None => Err(internal),
+            None => Err((Status::INTERNAL_ERROR, 0)),
         }
     }
 

@@ -44,6 +44,8 @@ pub(super) enum Work {
     Blocks(Blocks),
     /// Flush, of the namespace's real namespaces from this one on.
     Flush(usize),
+    /// Flush, of these real namespaces.
+    FlushAll(Vec<(u16, u32)>),
     /// Dataset Management, with CDW11.
     Deallocate(Box<Deallocation>, u32),
     /// Copy, with CDW12 without the number of ranges. One part at a time.
@@ -73,6 +75,23 @@ impl Work {
             skip: 0,
             data: command.direction != Direction::None,
         }))
+    }
+
+    /// Adds a Flush that has passed, of a namespace that is spread over these real ones.
+    pub(super) fn add_flush(&mut self, passed: &Passed<'_>, real: &[(u16, u32)]) {
+        if passed.command().class != Class::Flush {
+            return;
+        }
+        if !matches!(self, Self::FlushAll(_)) {
+            *self = Self::FlushAll(Vec::new());
+        }
+        if let Self::FlushAll(all) = self {
+            for one in real {
+                if !all.contains(one) {
+                    all.push(*one);
+                }
+            }
+        }
     }
 
     #[inline(never)]

@@ -26,6 +26,9 @@ use nvme_vfio_emulator::{
     CommandHandler, DeviceMemory, FetchedCommand, HandlerCompletion, Handling, Segment,
 };
 
+use nvme_vfio_queues::NvmOpcode;
+
+use crate::audit::Started;
 use crate::client::Holder;
 use crate::command::{Class, CommandSet, QueueKind};
 use crate::decode::Decoder;
@@ -58,6 +61,7 @@ pub use target::TargetLimits;
 
 use bucket::Bucket;
 use engine::{Ended, Engine};
+use flight::Work;
 
 /// The commands of one client, carried out on slices of real namespaces.
 #[derive(Debug)]
@@ -75,6 +79,9 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     outstanding: u32,
     operations: Bucket,
     bandwidth: Bucket,
+    /// The tag under which the client's shutdown waits for its flushes, and what the audit waits for.
+    shutdown: Option<u32>,
+    flushes: Vec<Started>,
     /// The copy of a list of ranges, and where it was.
     list: Vec<u8>,
     segments: Vec<Segment>,
@@ -245,9 +252,16 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
     fn poll(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
         self.look_up();
         let (gate, now) = (&mut self.gate, self.now);
+        let (shutdown, flushes) = (&mut self.shutdown, &mut self.flushes);
         self.engine.poll(memory, &mut |ended: Ended| {
             if let Some(started) = ended.started {
                 gate.end(started, ended.status, now);
+            }
+            if *shutdown == Some(ended.tag) {
+                *shutdown = None;
+                for started in flushes.drain(..) {
+                    gate.end(started, ended.status, now);
+                }
             }
             done.push(HandlerCompletion {
                 tag: ended.tag,
@@ -259,6 +273,36 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn cancel(&mut self, tags: &[u32]) {
         self.engine.cancel(tags);
+    }
+
+    fn shut_down(&mut self, tag: u32, memory: &DeviceMemory<'_>) -> Handling {
+        self.look_up();
+        let mut work = Work::Done;
+        for namespace in &self.engine.namespaces {
+            // What the client may not flush it may not by a shutdown either.
+            let mut entry = [0; 16];
+            (entry[0], entry[1]) = (u32::from(NvmOpcode::FLUSH.0), namespace.nsid);
+            let geometry = Some(&namespace.geometry);
+            let checked = self
+                .gate
+                .check(QueueKind::Io, geometry, &entry, &[], self.now);
+            if let Ok(mut passed) = checked {
+                work.add_flush(&passed, &namespace.flush);
+                self.flushes.extend(passed.take_started());
+            }
+        }
+        match self.engine.start_flush(tag, work, memory) {
+            Ok(()) => {
+                self.shutdown = Some(tag);
+                Handling::Taken
+            }
+            Err((status, result)) => {
+                for started in self.flushes.drain(..) {
+                    self.gate.end(started, status, self.now);
+                }
+                Handling::Complete { status, result }
+            }
+        }
     }
 
     fn identify(&self, cns: u8, nsid: u32, page: &mut [u8]) {

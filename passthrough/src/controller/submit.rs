@@ -205,8 +205,11 @@ fn next_other(
         since: place.since,
     };
     // Before anything is planned: whichever of its controllers comes next must be able to take a command.
-    let busy = namespace
-        .flush
+    let all = match &flight.work {
+        Work::FlushAll(all) => all.get(all.len().saturating_sub(1)..).unwrap_or_default(),
+        _ => &namespace.flush,
+    };
+    let busy = all
         .iter()
         .filter_map(|(target, _)| targets.get(usize::from(*target)))
         .find(|target| target.next_slot().is_none());
@@ -216,6 +219,13 @@ fn next_other(
     let (target, command, alone) = match &mut flight.work {
         Work::Flush(index) => {
             let Some(&(target, nsid)) = namespace.flush.get(*index) else {
+                flight.work = Work::Done;
+                return Next::None;
+            };
+            (target, Command::flush(nsid), false)
+        }
+        Work::FlushAll(all) => {
+            let Some(&(target, nsid)) = all.last() else {
                 flight.work = Work::Done;
                 return Next::None;
             };
@@ -282,8 +292,12 @@ fn next_other(
     let submitted = unsafe { target.submit(command, part) };
     match taken(submitted, flight) {
         Next::Submitted => {
-            if let Work::Flush(index) = &mut flight.work {
-                *index += 1;
+            match &mut flight.work {
+                Work::Flush(index) => *index += 1,
+                Work::FlushAll(all) => {
+                    all.pop();
+                }
+                _ => {}
             }
             if alone {
                 Next::SubmittedAlone
@@ -292,7 +306,7 @@ fn next_other(
             }
         }
         // The plan has moved on: it cannot be asked again. A queue that was lost between the look and the submission ends the command as the reset does.
-        Next::Wait | Next::Lost if !matches!(flight.work, Work::Flush(_)) => {
+        Next::Wait | Next::Lost if !matches!(flight.work, Work::Flush(_) | Work::FlushAll(_)) => {
             Next::Fail(Status::COMMAND_INTERRUPTED)
         }
         other => other,
