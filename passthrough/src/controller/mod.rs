@@ -189,7 +189,11 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn command(&mut self, command: &FetchedCommand, memory: &DeviceMemory<'_>) -> Handling {
         let queue = match command.sqid {
-            0 => QueueKind::Admin,
+            0 => {
+                // For I/O commands `credit` has done it.
+                self.look_up();
+                QueueKind::Admin
+            }
             _ => QueueKind::Io,
         };
         let entry = dwords(&command.entry);
