@@ -161,7 +161,7 @@ impl From<DmaError> for Error {
 
 /// The controller's error status as data.
 #[must_use]
-fn nvme_status(status: Status) -> NvmeStatus {
+pub(crate) fn nvme_status(status: Status) -> NvmeStatus {
     NvmeStatus {
         sct: status.sct(),
         sc: status.sc(),

@@ -43,6 +43,8 @@ macro_rules! kinds {
 kinds! {
     /// The controller completed a command with an error status.
     Command = "command", EXIT_COMMAND;
+    /// The gate that commands pass has refused one; the controller was not asked.
+    Refused = "refused", EXIT_COMMAND;
     /// A range of logical blocks that reaches past the end of the namespace, found before the controller was asked.
     LbaOutOfRange = "lba-out-of-range", EXIT_COMMAND;
     /// No such namespace, or none is active.

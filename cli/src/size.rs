@@ -57,6 +57,22 @@ pub fn parse_u32(text: &str) -> Result<u32, String> {
     u32::try_from(parse_size(text)?).map_err(|_| format!("'{text}' is more than 32 bits hold"))
 }
 
+/// Parses a 16-bit number, decimal or hexadecimal after `0x`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_u16(text: &str) -> Result<u16, String> {
+    u16::try_from(parse_size(text)?).map_err(|_| format!("'{text}' is more than 16 bits hold"))
+}
+
+/// Parses an 8-bit number such as an opcode, decimal or hexadecimal after `0x`.
+///
+/// # Errors
+/// What is wrong with the text.
+pub fn parse_u8(text: &str) -> Result<u8, String> {
+    u8::try_from(parse_size(text)?).map_err(|_| format!("'{text}' is more than 8 bits hold"))
+}
+
 /// Parses a duration: a whole number of seconds, or with a unit `us`, `ms`, `s`, `m`, `h` or `d`.
 ///
 /// # Errors
@@ -175,6 +191,11 @@ mod tests {
         }
         assert!(parse_positive_size("0k").is_err());
         assert!(parse_u32("0x100000000").is_err());
+        assert!(parse_u16("65536").is_err() && parse_u8("0x100").is_err());
+        assert_eq!(
+            (parse_u16("0xffff"), parse_u8("255")),
+            (Ok(u16::MAX), Ok(u8::MAX))
+        );
         assert_eq!(parse_u32("0xffffffff"), Ok(u32::MAX));
     }
 

@@ -3,6 +3,7 @@
 mod audit;
 mod bench;
 mod emulate;
+mod passthru;
 mod serve;
 
 use std::path::PathBuf;
@@ -12,6 +13,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 pub use audit::AuditArgs;
 pub use bench::{BenchArgs, Rw};
 pub use emulate::EmulateArgs;
+pub use passthru::{CareArgs, OpcodeOrFormat, PassthruArgs};
 pub use serve::ServeArgs;
 
 use crate::size::{parse_positive_size, parse_size, parse_u32};
@@ -67,6 +69,10 @@ pub enum Command {
     Write(WriteArgs),
     /// Commit data and metadata to non-volatile media
     Flush(FlushArgs),
+    /// Send an admin command, given by its fields
+    AdminPassthru(PassthruArgs),
+    /// Send an I/O command, given by its fields
+    IoPassthru(PassthruArgs),
     /// Measure reads or writes (without an address: on the emulated controller)
     Bench(BenchArgs),
     /// Serve a software controller on a vfio-user socket
@@ -341,7 +347,7 @@ pub struct FlushArgs {
 impl Command {
     /// Whether errors are to be written as JSON.
     #[must_use]
-    pub const fn wants_json(&self) -> bool {
+    pub fn wants_json(&self) -> bool {
         let format = match self {
             Self::List(args) => args.output.output_format,
             Self::Group(args) => args.output.output_format,
@@ -356,6 +362,7 @@ impl Command {
             Self::Read(args) => args.range.output.output_format,
             Self::Write(args) => args.range.output.output_format,
             Self::Flush(args) => args.output.output_format,
+            Self::AdminPassthru(args) | Self::IoPassthru(args) => args.format(),
             Self::Bench(args) => args.output.output_format,
             Self::Emulate(args) => args.output.output_format,
             Self::Audit(args) => args.output.output_format,

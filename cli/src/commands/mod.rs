@@ -8,6 +8,7 @@ mod emulate;
 mod group;
 mod identify;
 mod list;
+mod passthru;
 mod registers;
 mod serve;
 mod serve_check;
@@ -36,6 +37,8 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Read(args) => transfer::read(&args),
         Command::Write(args) => transfer::write(&args),
         Command::Flush(args) => transfer::flush(&args),
+        Command::AdminPassthru(args) => passthru::admin(&args),
+        Command::IoPassthru(args) => passthru::io(&args),
         Command::Bench(args) => bench::run(&args),
         Command::Emulate(args) => emulate::run(&args),
         Command::Audit(args) => audit::run(&args),
