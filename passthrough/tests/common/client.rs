@@ -78,7 +78,7 @@ const ROM: u64 = 0x40f4_40f4_40f4_40f4;
 #[derive(Debug)]
 pub(crate) struct Client {
     pub(crate) emulator: Arc<Emulator>,
-    pub(crate) memory: GuestMemory,
+    pub(crate) memory: Arc<GuestMemory>,
     rings: BTreeMap<u16, Ring>,
     next_cid: u16,
 }
@@ -92,7 +92,7 @@ impl Client {
         memory.run(pages::ROM, pages::END - pages::ROM, Access::DEVICE_READ);
         let client = Client {
             emulator,
-            memory,
+            memory: Arc::new(memory),
             rings: BTreeMap::new(),
             next_cid: 0,
         };

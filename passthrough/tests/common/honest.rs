@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use super::client::{Client, pages};
 use super::memory::PAGE;
 use super::random::Random;
+use super::world::UNLIKE_MARKS;
 use super::{Dwords, command, with, with_blocks, with_prps};
 
 const BLOCK: usize = 512;
@@ -190,7 +191,7 @@ impl<'a> Honest<'a> {
         let entry = with_blocks(with(command(0x01, nsid), 12, flags), first, blocks);
         let (entry, places) = self.pointed(entry, bytes, shape);
         let new: Vec<u8> = (0..bytes.div_ceil(8))
-            .flat_map(|_| self.random.next().to_le_bytes())
+            .flat_map(|_| (self.random.next() | UNLIKE_MARKS).to_le_bytes())
             .collect();
         self.scatter(&places, &new);
         self.expect(&format!("write {blocks} {shape:?} {flags:x}"), 1, entry);

@@ -30,6 +30,8 @@ use super::{command, with_blocks, with_prps};
 
 /// The upper bytes of each word of the medium at the beginning. The last byte says whose block it is.
 const MARK: u32 = 0x5ec7_e700;
+/// What makes a random word differ from every mark.
+pub(crate) const UNLIKE_MARKS: u64 = 1 << 63 | 1 << 31;
 /// Whose blocks nobody was granted.
 const NOBODY: u32 = 0xff;
 
@@ -394,7 +396,8 @@ impl World {
         let own = MARK | index as u32;
         for (at, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
             for half in [*word as u32, (*word >> 32) as u32] {
-                if half & 0xffff_ff00 == MARK && half != own {
+                let known = half & 0xff == NOBODY || (half & 0xff) < self.seats.len() as u32;
+                if half & 0xffff_ff00 == MARK && known && half != own {
                     breaches.push(format!(
                         "word {at:#x} of the client's memory holds {word:#x}"
                     ));
@@ -453,9 +456,10 @@ impl World {
         );
         for _ in 0..64 {
             let word = random.below(((pages::DATA_END - pages::DATA) * PAGE / 8) as u64);
-            client
-                .memory
-                .store(client.page(pages::DATA) + word * 8, random.next());
+            client.memory.store(
+                client.page(pages::DATA) + word * 8,
+                random.next() | UNLIKE_MARKS,
+            );
         }
     }
 }

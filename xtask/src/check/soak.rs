@@ -27,6 +27,10 @@ pub enum Soak {
     Machines,
     /// 10,000 command bodies for each opcode of each kind of queue, of a client that was lent a part of a controller.
     Confinement,
+    /// 10,000,000 commands whose entries and lists another thread of their client changes while they are read.
+    Races,
+    /// 16 clients of a lent controller, with 100,000 commands each that have the same identifiers.
+    Crowd,
     /// Each fuzzer for ten minutes.
     Fuzz,
 }
@@ -83,6 +87,8 @@ impl Soak {
             Self::Clients => Some(("nvme-vfio", "killed_clients")),
             Self::Machines => Some(("xtask", "vm_vfio_user")),
             Self::Confinement => Some(("nvme-vfio-passthrough", "confinement")),
+            Self::Races => Some(("nvme-vfio-passthrough", "races")),
+            Self::Crowd => Some(("nvme-vfio-passthrough", "crowd")),
             Self::Fuzz => None,
         }
     }
