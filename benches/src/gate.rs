@@ -11,8 +11,9 @@ use nvme_vfio_passthrough::policy::{
     Budget, ControllerFacts, GroupPolicy, NamespaceFacts, PolicyFile,
 };
 use nvme_vfio_passthrough::{
-    Client, ClientId, CommandSet, Decoder, Gate, Geometry, Identity, QueueKind,
+    Client, ClientId, CommandSet, Decoder, Gate, Geometry, Identity, QueueKind, Verdict,
 };
+use nvme_vfio_queues::Status;
 
 /// Blocks of the slice.
 const BLOCKS: u64 = 1 << 20;
@@ -125,6 +126,27 @@ impl GateRig {
             match black_box(&decoded) {
                 Ok(_) => {}
                 Err(refusal) => return Err(refusal.reason.text().into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// The same reads, only counted by the audit.
+    ///
+    /// # Errors
+    /// Where one is refused.
+    #[inline]
+    pub fn audit(&mut self, count: u64) -> Result<(), Box<dyn Error>> {
+        let mut audit = ClientAudit::detached("vm-a");
+        let mut decoder = Decoder::new();
+        let entry = Self::read(0);
+        let command = decoder
+            .decode(QueueKind::Io, Some(&self.geometry), &entry, &[])
+            .map_err(|refusal| refusal.reason.text())?;
+        for _ in 0..count {
+            let started = audit.begin(black_box(&command), black_box(&Verdict::Allow), self.now);
+            if let Some(started) = black_box(started) {
+                audit.end(started, Status::SUCCESS, self.now);
             }
         }
         Ok(())

@@ -123,6 +123,12 @@ fn counted_decode(rig: &mut GateRig, count: u64) -> Result<(), Box<dyn Error>> {
     rig.decode(count)
 }
 
+/// The same, only counted.
+#[inline(never)]
+fn counted_audit(rig: &mut GateRig, count: u64) -> Result<(), Box<dyn Error>> {
+    rig.audit(count)
+}
+
 fn bench_job(namespace: Namespace, count: u64) -> Job {
     let blocks_per_io = u64::from(4096 / namespace.block_size());
     Job {
@@ -141,7 +147,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, depth, count] = arguments.as_slice() else {
         return Err(
-            "usage: instructions smallest|bench|empty-poll|controller|empty-step|gate|decode DEPTH COUNT"
+            "usage: instructions smallest|bench|empty-poll|controller|empty-step|gate|decode|audit DEPTH COUNT"
                 .into(),
         );
     };
@@ -149,6 +155,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     match name.as_str() {
         "gate" => return counted_gate(&mut GateRig::new()?, count),
         "decode" => return counted_decode(&mut GateRig::new()?, count),
+        "audit" => return counted_audit(&mut GateRig::new()?, count),
         _ => {}
     }
     let mut rig = Rig::new(QueueOptions::with_depth(depth.parse()?))?;

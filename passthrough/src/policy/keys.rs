@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use nvme_vfio::Address;
+use sha2::{Digest as _, Sha256};
 
 use super::classes;
 use super::document::{self, Node, Place, Table};
@@ -57,6 +58,7 @@ pub(super) fn read(text: &str, base: &Path) -> Result<PolicyFile, PolicyError> {
     root.finish(&["controller", "directory", "audit", "client"])?;
     Ok(PolicyFile {
         file: None,
+        sha256: Sha256::digest(text).into(),
         controllers: controllers
             .into_iter()
             .map(|(_, address)| address)

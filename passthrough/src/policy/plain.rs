@@ -148,6 +148,8 @@ impl ClientPolicy {
 pub struct PolicyFile {
     /// The file, where the policy came from one.
     pub file: Option<PathBuf>,
+    /// SHA-256 of its text as it was read.
+    pub sha256: [u8; 32],
     /// The controllers of the group, in the order of the file.
     pub controllers: Vec<Address>,
     /// Where the sockets are made.

@@ -1,5 +1,9 @@
 //! What the service tells the log and the audit of itself.
 
+use std::fmt::Write as _;
+use std::os::unix::ffi::OsStrExt as _;
+use std::path::Path;
+
 use super::events::{Herald, MenderEvent};
 use crate::audit::{Event, ServerAudit, Text};
 use crate::policy::{PolicyFile, ResolvedPolicy};
@@ -14,6 +18,16 @@ pub(super) fn tell_beginning(policy: &PolicyFile, audit: &ServerAudit, resolved:
             .iter()
             .map(|address| Text::from(address.to_string()))
             .collect(),
+    });
+    let file = policy.file.as_deref().map(Path::as_os_str);
+    let mut sha256 = String::new();
+    for byte in policy.sha256 {
+        // A string takes everything.
+        let _ = write!(sha256, "{byte:02x}");
+    }
+    audit.record(Event::PolicyLoaded {
+        path: Text::from(file.unwrap_or_default().as_bytes()),
+        sha256: Text::from(sha256),
     });
     for client in &resolved.clients {
         let earlier = resolved.warnings.iter().filter(|warning| {
