@@ -95,7 +95,7 @@ fn targets(world: &World) -> Targets {
         0,
         client.page(pages::ROM),
         client.page(pages::END),
-        u64::MAX & !0xfff,
+        !0xfff,
         client.page(pages::DATA) + 1,
     ]);
     Targets {

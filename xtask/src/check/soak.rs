@@ -31,6 +31,8 @@ pub enum Soak {
     Races,
     /// 16 clients of a lent controller, with 100,000 commands each that have the same identifiers.
     Crowd,
+    /// 10,000 clients of a lent controller that are killed at full depth.
+    KilledClients,
     /// Each fuzzer for ten minutes.
     Fuzz,
 }
@@ -89,6 +91,7 @@ impl Soak {
             Self::Confinement => Some(("nvme-vfio-passthrough", "confinement")),
             Self::Races => Some(("nvme-vfio-passthrough", "races")),
             Self::Crowd => Some(("nvme-vfio-passthrough", "crowd")),
+            Self::KilledClients => Some(("nvme-vfio-passthrough", "killed")),
             Self::Fuzz => None,
         }
     }

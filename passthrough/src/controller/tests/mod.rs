@@ -4,7 +4,6 @@ use rig::{Plan, Rig};
 
 mod faults;
 mod model;
-mod operator;
 mod personality;
 mod rig;
 
