@@ -54,6 +54,8 @@ pub(super) const NEEDED: &[Rule] = &[
     Any(libc::SYS_fcntl),
     Any(libc::SYS_flock),
     Any(libc::SYS_dup),
+    Any(libc::SYS_dup3),
+    Any(libc::SYS_fstatfs),
     Any(libc::SYS_getdents64),
     Any(libc::SYS_readlinkat),
     Bits {
