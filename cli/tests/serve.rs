@@ -1,0 +1,597 @@
+//! `serve`, run as a user runs it: the server in one process, each client in another.
+
+use std::fmt::Write as _;
+use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::fs::{MetadataExt, PermissionsExt};
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::time::{Duration, Instant};
+
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::{Pid, geteuid};
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn nvme_vfio(arguments: &[&str]) -> Command {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-vfio"));
+    command.args(arguments).stdin(Stdio::null());
+    command
+}
+
+/// A client of a policy: its name, where its slices begin, and a line of its own.
+fn client(text: &mut String, name: &str, source: &str, more: &str) {
+    let _ = write!(
+        text,
+        r#"
+[[client]]
+name = "{name}"
+uid = [{}]
+{more}
+[[client.namespace]]
+nsid = 1
+source = [{source}]
+allow = ["read", "write", "flush", "compare", "write-zeroes", "deallocate", "verify", "copy"]
+"#,
+        geteuid()
+    );
+}
+
+fn head(controller: &str) -> String {
+    format!(
+        "controller = [\"{controller}\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n"
+    )
+}
+
+fn two_clients(controller: &str) -> String {
+    let mut text = head(controller);
+    let halves =
+        "{ nsid = 1, start = 1000, blocks = 20000 }, { nsid = 1, start = 90000, blocks = 5000 }";
+    client(&mut text, "vm-a", halves, "");
+    client(
+        &mut text,
+        "vm-b",
+        "{ nsid = 1, start = 21000, blocks = 60000 }",
+        "isolation = \"bounce\"",
+    );
+    text
+}
+
+/// A folder with a policy in it.
+fn folder(policy: &str) -> tempfile::TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    std::fs::write(folder.path().join("policy.toml"), policy).unwrap();
+    folder
+}
+
+fn serve(folder: &Path, arguments: &[&str]) -> Command {
+    let mut command = nvme_vfio(&["serve", "-o", "json", "--policy"]);
+    command.arg(folder.join("policy.toml")).args(arguments);
+    command
+}
+
+/// A server, with a folder of its own.
+struct Server {
+    folder: tempfile::TempDir,
+    child: Child,
+    stdout: BufReader<ChildStdout>,
+    ready: Value,
+}
+
+impl Server {
+    fn start(policy: &str, arguments: &[&str]) -> Server {
+        let folder = folder(policy);
+        let mut child = serve(folder.path(), arguments)
+            .stdout(Stdio::piped())
+            .spawn()
+            .unwrap();
+        let mut stdout = BufReader::new(child.stdout.take().unwrap());
+        let mut line = String::new();
+        stdout.read_line(&mut line).unwrap();
+        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
+            let _ = child.kill();
+            panic!("not ready: {line}")
+        });
+        Server {
+            folder,
+            child,
+            stdout,
+            ready,
+        }
+    }
+
+    fn socket(&self, name: &str) -> PathBuf {
+        self.folder
+            .path()
+            .join("sockets")
+            .join(format!("{name}.sock"))
+    }
+
+    fn address(&self, name: &str) -> String {
+        format!("vfio-user:{}", self.socket(name).display())
+    }
+
+    fn client(&self, name: &str, command: &str, arguments: &[&str]) -> Command {
+        let mut client = nvme_vfio(&[command, &self.address(name)]);
+        client.args(arguments);
+        client
+    }
+
+    #[track_caller]
+    fn run(&self, name: &str, command: &str, arguments: &[&str]) -> Output {
+        let output = self.client(name, command, arguments).output().unwrap();
+        assert!(
+            output.status.success(),
+            "{name} {command}: {}",
+            String::from_utf8_lossy(&output.stderr)
+        );
+        output
+    }
+
+    #[track_caller]
+    fn json(&self, name: &str, command: &str, arguments: &[&str]) -> Value {
+        let output = self.run(name, command, &[arguments, &["-o", "json"]].concat());
+        serde_json::from_slice(&output.stdout).unwrap()
+    }
+
+    /// Writes `data`, whole blocks, at the beginning of a client's namespace.
+    #[track_caller]
+    fn write(&self, name: &str, data: &[u8]) {
+        let file = self.folder.path().join(format!("{name}.data"));
+        std::fs::write(&file, data).unwrap();
+        let blocks = (data.len() / 512 - 1).to_string();
+        let size = data.len().to_string();
+        let file = file.display().to_string();
+        self.run(
+            name,
+            "write",
+            &[
+                "-n", "1", "-s", "0", "-c", &blocks, "-z", &size, "-d", &file, "--force",
+            ],
+        );
+    }
+
+    #[track_caller]
+    fn read(&self, name: &str, length: usize) -> Vec<u8> {
+        let blocks = (length / 512 - 1).to_string();
+        let size = length.to_string();
+        self.run(
+            name,
+            "read",
+            &["-n", "1", "-s", "0", "-c", &blocks, "-z", &size],
+        )
+        .stdout
+    }
+
+    fn audit(&self) -> Vec<Value> {
+        let text = std::fs::read_to_string(self.folder.path().join("audit.jsonl")).unwrap();
+        let whole = text.rfind('\n').map_or("", |end| &text[..end]);
+        whole
+            .lines()
+            .map(|line| serde_json::from_str(line).unwrap())
+            .collect()
+    }
+
+    /// Clock ticks that the server has used.
+    fn ticks(&self) -> u64 {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let (_, fields) = stat.rsplit_once(')').unwrap();
+        let fields: Vec<_> = fields.split_whitespace().collect();
+        fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
+    }
+
+    /// Ends it by a signal; its summary.
+    fn end(mut self, signal: Signal) -> Value {
+        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+        let end = Instant::now() + PATIENCE;
+        let status = loop {
+            if let Some(status) = self.child.try_wait().unwrap() {
+                break status;
+            }
+            assert!(Instant::now() < end, "it does not end");
+            std::thread::sleep(Duration::from_millis(5));
+        };
+        assert_eq!(status.code(), Some(0));
+        assert!(!self.socket("vm-a").exists(), "the sockets are removed");
+        let mut rest = String::new();
+        self.stdout.read_to_string(&mut rest).unwrap();
+        serde_json::from_str(&rest).unwrap()
+    }
+}
+
+impl Drop for Server {
+    fn drop(&mut self) {
+        let _ = self.child.kill();
+        let _ = self.child.wait();
+    }
+}
+
+fn content(seed: u8, length: usize) -> Vec<u8> {
+    (0..length)
+        .map(|at| ((at >> 9) as u8).wrapping_mul(31).wrapping_add(seed))
+        .collect()
+}
+
+#[test]
+fn two_clients_see_each_its_own_controller_and_its_own_blocks() {
+    let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+    assert_eq!(server.ready["event"], "ready");
+    assert_eq!(server.ready["clients"][0]["name"], "vm-a");
+    assert_eq!(server.ready["clients"][1]["isolation"], "bounce");
+    assert_eq!(
+        server.ready["clients"][1]["socket"],
+        server.socket("vm-b").display().to_string()
+    );
+    let directory = server.folder.path().join("sockets");
+    let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
+    assert_eq!(
+        (mode(&directory), mode(&server.socket("vm-a"))),
+        (0o711, 0o600)
+    );
+
+    let (a, b) = (
+        server.json("vm-a", "id-ctrl", &[]),
+        server.json("vm-b", "id-ctrl", &[]),
+    );
+    assert_ne!(a["sn"], b["sn"]);
+    assert_ne!(a["subnqn"], b["subnqn"]);
+    assert_eq!(server.json("vm-a", "id-ns", &["-n", "1"])["nsze"], 25000);
+    assert_eq!(server.json("vm-b", "id-ns", &["-n", "1"])["nsze"], 60000);
+
+    let (of_a, of_b) = (content(1, 1 << 18), content(77, 1 << 18));
+    server.write("vm-a", &of_a);
+    server.write("vm-b", &of_b);
+    assert_eq!(server.read("vm-a", 1 << 18), of_a);
+    assert_eq!(server.read("vm-b", 1 << 18), of_b);
+
+    // The last block is there, and the one behind it is not.
+    let last = |block: &str| {
+        let arguments = ["-n", "1", "-s", block, "-c", "0", "-z", "512", "-o", "json"];
+        server
+            .client("vm-a", "read", &arguments)
+            .output()
+            .unwrap()
+            .status
+            .code()
+    };
+    assert_eq!((last("24999"), last("25000")), (Some(0), Some(1)));
+    let summary = server.end(Signal::SIGTERM);
+    assert_eq!(summary["event"], "ended");
+    assert_eq!(summary["controller_resets"], 0);
+    assert!(summary["audit_lines"].as_u64().unwrap() > 10);
+}
+
+#[test]
+fn the_same_policy_gives_the_same_names_again() {
+    let names = || {
+        let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+        let controller = server.json("vm-a", "id-ctrl", &[]);
+        (
+            controller["sn"].clone(),
+            controller["subnqn"].clone(),
+            server.json("vm-a", "id-ns", &["-n", "1"])["nguid"].clone(),
+        )
+    };
+    assert_eq!(names(), names());
+}
+
+#[test]
+fn a_client_is_killed_at_full_depth_and_its_successor_comes_at_once() {
+    let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+    let (of_a, of_b) = (content(3, 1 << 17), content(9, 1 << 17));
+    server.write("vm-a", &of_a);
+    server.write("vm-b", &of_b);
+    for round in 0..4 {
+        let load = [
+            "--rw",
+            "randread",
+            "--bs",
+            "4k",
+            "--iodepth",
+            "128",
+            "--runtime",
+            "60",
+        ];
+        let mut child = server
+            .client("vm-a", "bench", &load)
+            .stdout(Stdio::null())
+            .stderr(Stdio::null())
+            .spawn()
+            .unwrap();
+        std::thread::sleep(Duration::from_millis(400 + 37 * round));
+        child.kill().unwrap();
+        let began = Instant::now();
+        assert_eq!(server.read("vm-a", 1 << 17), of_a, "round {round}");
+        println!(
+            "round {round}: the successor was done {:?} later",
+            began.elapsed()
+        );
+        assert_eq!(server.read("vm-b", 1 << 17), of_b, "round {round}");
+        child.wait().unwrap();
+    }
+    let audit = server.audit();
+    let count = |event: &str| {
+        audit
+            .iter()
+            .filter(|record| record["event"] == event)
+            .count()
+    };
+    assert!(count("connected") >= 10 && count("connected") - count("disconnected") <= 1);
+    assert_eq!(server.end(Signal::SIGINT)["controller_resets"], 0);
+}
+
+#[test]
+fn both_at_once_under_load() {
+    let server = Server::start(&two_clients("emulated:size=64M"), &["--poll"]);
+    let load = [
+        "--rw",
+        "randwrite",
+        "--bs",
+        "4k",
+        "--iodepth",
+        "32",
+        "--runtime",
+        "1",
+        "--force",
+        "-o",
+        "json",
+    ];
+    let children: Vec<Child> = ["vm-a", "vm-b"]
+        .map(|name| {
+            server
+                .client(name, "bench", &load)
+                .stdout(Stdio::piped())
+                .spawn()
+                .unwrap()
+        })
+        .into();
+    for child in children {
+        let output = child.wait_with_output().unwrap();
+        assert!(output.status.success());
+        let report: Value = serde_json::from_slice(&output.stdout).unwrap();
+        assert!(
+            report["jobs"][0]["write"]["total_ios"].as_u64().unwrap() > 50,
+            "{report}"
+        );
+    }
+    server.end(Signal::SIGTERM);
+}
+
+#[test]
+fn an_idle_server_uses_next_to_no_processor_time() {
+    let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+    let seconds = 3;
+    let used = |server: &Server| {
+        // What came before has ended, and it has had the time to find that out.
+        std::thread::sleep(Duration::from_millis(2500));
+        let before = server.ticks();
+        std::thread::sleep(Duration::from_secs(seconds));
+        (server.ticks() - before) as f64 / seconds as f64
+    };
+    println!("nobody connected: {:.1} % of a processor", used(&server));
+    assert!(used(&server) < 10.0, "ticks are a hundredth of a second");
+}
+
+#[test]
+fn somebody_who_is_not_in_the_policy_is_told_so_and_recorded() {
+    let policy = two_clients("emulated:size=64M").replace(
+        &format!("uid = [{}]", geteuid()),
+        &format!("uid = [{}]", geteuid().as_raw() + 1),
+    );
+    let server = Server::start(&policy, &[]);
+    let output = server
+        .client("vm-a", "id-ctrl", &["-o", "json"])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let owner = std::fs::metadata(server.socket("vm-a")).unwrap().uid();
+    if !geteuid().is_root() {
+        assert_eq!(owner, geteuid().as_raw());
+        return;
+    }
+    assert_eq!(owner, 1, "the socket is its user's");
+    let end = Instant::now() + PATIENCE;
+    loop {
+        let audit = server.audit();
+        let refused = audit
+            .iter()
+            .find(|record| record["event"] == "connection-refused");
+        if let Some(refused) = refused {
+            assert_eq!(
+                (&refused["client"], &refused["uid"]),
+                (&"vm-a".into(), &0.into())
+            );
+            break;
+        }
+        assert!(Instant::now() < end, "not recorded");
+        std::thread::sleep(Duration::from_millis(20));
+    }
+}
+
+#[test]
+fn a_controller_of_another_process_is_lent_on_by_copy() {
+    let folder = tempfile::tempdir().unwrap();
+    let socket = folder.path().join("nvme.sock");
+    let mut emulate = nvme_vfio(&["emulate", "-o", "json", "--size", "64M", "--socket"])
+        .arg(&socket)
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(emulate.stdout.take().unwrap())
+        .read_line(&mut line)
+        .unwrap();
+    let address = format!("vfio-user:{}", socket.display());
+    let mut policy = head(&address);
+    client(
+        &mut policy,
+        "vm-a",
+        "{ nsid = 1, start = 0, blocks = 10000 }",
+        "isolation = \"bounce\"",
+    );
+    let server = Server::start(&policy, &[]);
+    let data = content(5, 1 << 16);
+    server.write("vm-a", &data);
+    assert_eq!(server.read("vm-a", 1 << 16), data);
+    server.end(Signal::SIGTERM);
+    // Its memory cannot be passed on.
+    let error = refused(&policy.replace("isolation = \"bounce\"", ""), &[]);
+    assert_eq!(error["status"], 2);
+    assert!(
+        error["remedy"].as_str().unwrap().contains("bounce"),
+        "{error}"
+    );
+    let _ = emulate.kill();
+    let _ = emulate.wait();
+}
+
+/// What a server says that does not start.
+#[track_caller]
+fn refused(policy: &str, arguments: &[&str]) -> Value {
+    refused_in(folder(policy).path(), arguments)
+}
+
+#[track_caller]
+fn refused_in(folder: &Path, arguments: &[&str]) -> Value {
+    let output = serve(folder, arguments).output().unwrap();
+    let text = String::from_utf8_lossy(&output.stderr);
+    let error = text
+        .lines()
+        .find_map(|line| serde_json::from_str::<Value>(line).ok())
+        .unwrap_or_else(|| panic!("no error: {text}"));
+    let error = error["error"].clone();
+    assert_eq!(
+        output.status.code().map(i64::from),
+        error["status"].as_i64()
+    );
+    let remedy = error["remedy"].as_str().unwrap_or_default();
+    assert!(!remedy.is_empty(), "without a remedy: {error}");
+    error
+}
+
+#[track_caller]
+fn says(error: &Value, kind: &str, status: i64, words: &[&str]) {
+    assert_eq!(
+        (&error["kind"], &error["status"]),
+        (&kind.into(), &status.into()),
+        "{error}"
+    );
+    let message = error["message"].as_str().unwrap();
+    for word in words {
+        assert!(message.contains(word), "{word} is not in: {message}");
+    }
+}
+
+#[test]
+fn whatever_is_in_the_way_is_told_with_what_to_do() {
+    let good = two_clients("emulated:size=64M");
+
+    let empty = tempfile::tempdir().unwrap();
+    says(
+        &refused_in(empty.path(), &[]),
+        "file",
+        2,
+        &["policy.toml", "No such file"],
+    );
+    says(
+        &refused(&good.replace("uid =", "colour = 1\nuid ="), &[]),
+        "usage",
+        2,
+        &["policy.toml:7:1", "colour"],
+    );
+    says(
+        &refused(&good.replace("blocks = 5000 }", "blocks = 500000 }"), &[]),
+        "usage",
+        2,
+        &["policy.toml:", "131072"],
+    );
+    says(
+        &refused(&two_clients("emulated:size=64M,queues=1"), &[]),
+        "usage",
+        2,
+        &["queue"],
+    );
+    says(
+        &refused(
+            &good.replace("{ nsid = 1, start = 21000", "{ nsid = 3, start = 21000"),
+            &[],
+        ),
+        "usage",
+        2,
+        &["namespace 3", "does not exist"],
+    );
+    says(
+        &refused(&good.replace("start = 21000", "start = 20999"), &[]),
+        "usage",
+        2,
+        &["20999"],
+    );
+    says(
+        &refused(&good.replace("emulated:size=64M", "0000:ff:1f.7"), &[]),
+        "not-found",
+        3,
+        &["0000:ff:1f.7"],
+    );
+    says(
+        &refused(
+            &good.replace("emulated:size=64M", "emulated:size=wide"),
+            &[],
+        ),
+        "usage",
+        2,
+        &["wide"],
+    );
+    says(&refused(&good, &["--cpu", "4095"]), "usage", 2, &["4095"]);
+
+    let lax = folder(&good);
+    let sockets = lax.path().join("sockets");
+    std::fs::create_dir(&sockets).unwrap();
+    std::fs::set_permissions(&sockets, std::fs::Permissions::from_mode(0o777)).unwrap();
+    let error = refused_in(lax.path(), &[]);
+    says(&error, "permission", 3, &["can be written by others"]);
+    assert!(
+        error["remedy"].as_str().unwrap().contains("chmod 0711"),
+        "{error}"
+    );
+
+    let file = folder(&good);
+    std::fs::write(file.path().join("sockets"), "").unwrap();
+    says(
+        &refused_in(file.path(), &[]),
+        "file",
+        2,
+        &["not a directory"],
+    );
+
+    let taken = folder(&good);
+    std::fs::create_dir_all(taken.path().join("sockets/vm-b.sock")).unwrap();
+    says(
+        &refused_in(taken.path(), &[]),
+        "file",
+        2,
+        &["vm-b", "not a socket"],
+    );
+    assert!(
+        !taken.path().join("sockets/vm-a.sock").exists(),
+        "nothing is left behind"
+    );
+
+    let open = folder(&good);
+    let audit = open.path().join("audit.jsonl");
+    std::fs::write(&audit, "").unwrap();
+    std::fs::set_permissions(&audit, std::fs::Permissions::from_mode(0o666)).unwrap();
+    says(
+        &refused_in(open.path(), &[]),
+        "permission",
+        3,
+        &["audit.jsonl", "written by others"],
+    );
+
+    let server = Server::start(&good, &[]);
+    says(
+        &refused_in(server.folder.path(), &[]),
+        "busy",
+        3,
+        &["another process"],
+    );
+}
