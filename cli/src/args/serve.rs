@@ -26,7 +26,8 @@ Clients:
   nvme-vfio id-ctrl vfio-user:/run/nvme-vfio/13/vm-a.sock
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme-vfio/13/vm-a.sock\"}}'
 
-The server ends at SIGINT or SIGTERM: clients are sent away, their commands are ended, and the sockets are removed.";
+The server ends at SIGINT or SIGTERM: clients are sent away, and their commands are ended. Where root started it, it has
+become another user by then, who may not remove the sockets: they stay, with nobody behind them, until the next start.";
 
 /// `serve`
 #[derive(Debug, Args)]
@@ -47,6 +48,9 @@ pub struct ServeArgs {
     /// How long a command may take on a controller, in seconds, before it is aborted, its queue deleted, or the controller reset
     #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
     pub io_timeout: Duration,
+    /// Who the server becomes, where root starts it, once everything is open: a name or number of a user without rights
+    #[arg(long, value_name = "USER", default_value = "nobody")]
+    pub user: String,
     /// The output format.
     #[command(flatten)]
     pub output: OutputArgs,

@@ -6,7 +6,10 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use nix::unistd::geteuid;
+use nvme_vfio_passthrough::audit::Event;
 use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
+use nvme_vfio_passthrough::privileges::{self, Account, Privileges};
 use nvme_vfio_passthrough::server::{OpenedGroup, ServeOptions, Serving, Summary};
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
@@ -89,11 +92,38 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
         io_timeout: args.io_timeout,
         ..ServeOptions::default()
     };
+    let account = account(&args.user)?;
     let serving = Serving::start(&policy, &options).map_err(failures::serve)?;
+    give_up_privileges(&serving, account)?;
     ready(args.output.output_format, &policy, &serving)?;
     serving.wait(stop);
     let summary = serving.finish().map_err(failures::serve)?;
     tell(args.output.output_format, &summary)
+}
+
+/// Who the server becomes, where it is root's.
+fn account(user: &str) -> Result<Account, Error> {
+    Account::named(user).map_err(|error| {
+        Error::usage(
+            format!("--user {user}: {error}"),
+            "Name a user without rights: --user nobody",
+        )
+    })
+}
+
+/// Everything is open: whatever else this process could do it gives up.
+fn give_up_privileges(serving: &Serving, account: Account) -> Result<(), Error> {
+    let given_up = privileges::give_up(&Privileges {
+        account,
+        locked_memory: None,
+        // Where the user changes, the sockets' directory is not the new one's.
+        removes_files: !geteuid().is_root(),
+    })
+    .map_err(|error| failures::privileges(&error))?;
+    serving.audit().record(Event::PrivilegesDropped {
+        summary: given_up.to_string().into(),
+    });
+    Ok(())
 }
 
 fn ready(format: Format, policy: &PolicyFile, serving: &Serving) -> Result<(), Error> {

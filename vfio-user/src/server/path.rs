@@ -36,8 +36,15 @@ impl Drop for BoundPath {
         let _lock = lock_directory(&self.path);
         match identity(&self.path) {
             Ok(found) if found == self.identity => {
-                if let Err(error) = std::fs::remove_file(&self.path) {
-                    tracing::warn!(path = %self.path.display(), %error, "the socket cannot be removed");
+                match std::fs::remove_file(&self.path) {
+                    Ok(()) => {}
+                    // A server that has given up its privileges since: whoever serves here next removes it.
+                    Err(error) if error.kind() == io::ErrorKind::PermissionDenied => {
+                        tracing::debug!(path = %self.path.display(), %error, "the socket stays");
+                    }
+                    Err(error) => {
+                        tracing::warn!(path = %self.path.display(), %error, "the socket cannot be removed");
+                    }
                 }
             }
             // Replaced or removed by somebody else: not this server's any more.

@@ -4,6 +4,7 @@ use std::io;
 
 use nvme_vfio_passthrough::audit::AuditError;
 use nvme_vfio_passthrough::policy::{Fault, PolicyError};
+use nvme_vfio_passthrough::privileges::PrivilegesError;
 use nvme_vfio_passthrough::server::{DirectoryError, ServeError};
 use nvme_vfio_user::ServerError;
 
@@ -116,4 +117,14 @@ fn audit(error: &AuditError) -> Error {
         ),
     };
     Error::new(kind, message).remedy(remedy)
+}
+
+pub(super) fn privileges(error: &PrivilegesError) -> Error {
+    let source = std::error::Error::source(error);
+    let message = source.map_or_else(|| error.to_string(), |source| format!("{error}: {source}"));
+    Error::new(
+        Kind::Environment,
+        format!("privileges cannot be given up: {message}"),
+    )
+    .remedy("Start it as a user who needs none: the owner of the group's node in /dev/vfio")
 }
