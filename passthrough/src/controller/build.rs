@@ -13,7 +13,7 @@ use super::bucket::Bucket;
 use super::clock::Clock;
 use super::engine::Engine;
 use super::flight::MOST_BLOCKS;
-use super::namespace::LentNamespace;
+use super::namespace::{LentNamespace, Whole};
 use super::ranges::{CopyLimits, DeallocateLimits};
 use super::slices::{Slice, SliceError, SliceMap};
 use super::submit::COPY_RANGES_OF_PAGE;
@@ -223,6 +223,8 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             holder: config.holder,
             holders: 0,
             personality: None,
+            operator: None,
+            cancelled: Vec::new(),
             outstanding: u32::from(outstanding),
             operations: Bucket::new(config.ceilings.operations, now),
             bandwidth: Bucket::new(config.ceilings.bandwidth, now),
@@ -244,6 +246,7 @@ fn lent(
     let map = SliceMap::new(&own.slices).map_err(|source| BuildError::Slices { nsid, source })?;
     let mut shift = None;
     let mut copy: Option<CopyLimits> = None;
+    let mut whole = None;
     for (target, real) in map.namespaces() {
         let controller = controllers
             .get(usize::from(target))
@@ -270,6 +273,16 @@ fn lent(
             ));
         }
         shift = Some(its);
+        if let [only] = map.slices()
+            && (only.start, only.blocks) == (0, blocks)
+        {
+            let index = identify.format_index() as u32;
+            whole = Some(Whole {
+                target,
+                nsid: real,
+                format: index & 0xf | (index >> 4 & 0b11) << 12,
+            });
+        }
         let limits = CopyLimits::of(&identify);
         copy = Some(copy.map_or(limits, |copy| CopyLimits {
             ranges: copy.ranges.min(limits.ranges),
@@ -293,6 +306,7 @@ fn lent(
         },
         shift,
         flush: map.namespaces(),
+        whole,
         map,
         copy,
     })

@@ -17,22 +17,24 @@
 //! | `engine` | cutting and joining |
 //! | `watch` | commands that do not end, queues that are lost, clients that want their memory back |
 //! | `personality` | what a client is told of its controller |
+//! | `operator` | admin commands of a client that is alone |
 //! | `bucket`, `clock` | ceilings, and the time |
 
 use std::time::Instant;
 
+use nvme_vfio::Error;
 use nvme_vfio_dma::Access;
 use nvme_vfio_emulator::{
     CommandHandler, DeviceMemory, FetchedCommand, HandlerCompletion, Handling, Segment,
 };
 
-use nvme_vfio_queues::NvmOpcode;
+use nvme_vfio_queues::{NvmOpcode, Status};
 
 use crate::audit::Started;
 use crate::client::Holder;
-use crate::command::{Class, CommandSet, QueueKind};
+use crate::command::{Class, ClassSet, CommandSet, Direction, QueueKind};
 use crate::decode::Decoder;
-use crate::gate::Gate;
+use crate::gate::{Gate, Passed};
 use crate::policy::GroupPolicy;
 use crate::reason::{Reason, Refusal};
 use crate::verdict::Policy;
@@ -45,6 +47,7 @@ mod data;
 mod engine;
 mod flight;
 mod namespace;
+mod operator;
 mod personality;
 mod ranges;
 mod slices;
@@ -62,6 +65,10 @@ pub use target::TargetLimits;
 use bucket::Bucket;
 use engine::{Ended, Engine};
 use flight::Work;
+use operator::{Operator, OperatorEnded};
+
+/// Bytes that one of an operator's commands may move.
+const OPERATOR_BYTES: u64 = 1 << 20;
 
 /// The commands of one client, carried out on slices of real namespaces.
 #[derive(Debug)]
@@ -76,6 +83,10 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     now: Instant,
     /// `None` where the front end says what it likes.
     personality: Option<Personality>,
+    /// `None` for a client that is no operator.
+    operator: Option<Operator>,
+    /// Operators' commands that have ended because their client wants its memory back.
+    cancelled: Vec<OperatorEnded>,
     outstanding: u32,
     operations: Bucket,
     bandwidth: Bucket,
@@ -93,6 +104,15 @@ impl<P: Policy + ?Sized> VirtualController<P> {
     pub fn with_personality(mut self, personality: Personality) -> Self {
         self.personality = Some(personality);
         self
+    }
+
+    /// Has the client's commands of the operator classes carried out, by a thread that this starts. Without it they are refused, whatever the policy says.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] where the system gives none.
+    pub fn with_operator(mut self) -> Result<Self, Error> {
+        self.operator = Some(Operator::start()?);
+        Ok(self)
     }
 
     /// Looks at the clock, and who the client is.
@@ -164,6 +184,50 @@ impl<P: Policy + ?Sized> VirtualController<P> {
     }
 }
 
+impl<P: Policy + ?Sized> VirtualController<P> {
+    #[cold]
+    fn poll_operator(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
+        let (gate, now) = (&mut self.gate, self.now);
+        let mut tell = |ended: OperatorEnded| {
+            if let Some(started) = ended.started {
+                gate.end(started, ended.status, now);
+            }
+            done.push(HandlerCompletion {
+                tag: ended.tag,
+                status: ended.status,
+                result: ended.result,
+            });
+        };
+        self.cancelled.drain(..).for_each(&mut tell);
+        if let Some(operator) = &mut self.operator {
+            operator.poll(memory, tell);
+        }
+    }
+}
+
+/// Hands an operator's command to the thread that carries it out.
+#[cold]
+fn operate(
+    operator: &mut Operator,
+    passed: &mut Passed<'_>,
+    command: &FetchedCommand,
+    engine: &Engine,
+    memory: &DeviceMemory<'_>,
+) -> Result<(), Status> {
+    let decoded = passed.command();
+    if decoded.length > OPERATOR_BYTES {
+        return Err(Status::INVALID_FIELD.with_dnr());
+    }
+    let access = match decoded.direction {
+        Direction::FromController => Access::DEVICE_WRITE,
+        _ => Access::DEVICE_READ,
+    };
+    let mut segments = Vec::new();
+    memory.data(command, decoded.length, access, &mut segments)?;
+    let real = (&*engine.namespaces, &*engine.targets);
+    operator.start_command(passed, command.tag, segments, real, memory)
+}
+
 /// The dwords of an entry.
 #[inline]
 fn dwords(entry: &[u64; 8]) -> [u32; 16] {
@@ -179,6 +243,10 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
     #[inline]
     fn credit(&mut self) -> u32 {
         self.look_up();
+        if self.operator.as_ref().is_some_and(Operator::is_busy) {
+            // What an operator does may change the namespaces: nothing else runs beside it.
+            return 0;
+        }
         if self.engine.is_busy() || self.bandwidth.available(self.engine.now) == 0 {
             return 0;
         }
@@ -200,12 +268,10 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         let opcode = entry[0] as u8;
         // Dataset Management and Copy.
         let has_list = matches!(opcode, 0x09 | 0x19) && queue == QueueKind::Io;
-        if has_list {
-            if let Err(refusal) = self.copy_list(queue, &entry, command, memory) {
-                self.operations.take(1);
-                self.gate.refused(queue, &entry, refusal, self.now);
-                return refused(refusal);
-            }
+        if has_list && let Err(refusal) = self.copy_list(queue, &entry, command, memory) {
+            self.operations.take(1);
+            self.gate.refused(queue, &entry, refusal, self.now);
+            return refused(refusal);
         }
         let list = if has_list { self.list.as_slice() } else { &[] };
         let place = self.engine.place(entry[1]);
@@ -224,6 +290,24 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         let decoded = passed.command();
         if decoded.class == Class::Virtual {
             return Handling::Execute;
+        }
+        if ClassSet::OPERATOR.has(decoded.class) {
+            let (status, started) = match &mut self.operator {
+                Some(operator) if self.engine.active() == 0 && !operator.is_busy() => {
+                    let taken = operate(operator, &mut passed, command, &self.engine, memory);
+                    match taken {
+                        Ok(()) => return Handling::Taken,
+                        Err(status) => (status, passed.take_started()),
+                    }
+                }
+                // Its own commands on blocks are to end first.
+                Some(_) => (Status::COMMAND_INTERRUPTED, passed.take_started()),
+                None => (Reason::Unavailable.status(), passed.take_started()),
+            };
+            if let Some(started) = started {
+                self.gate.end(started, status, self.now);
+            }
+            return Handling::Complete { status, result: 0 };
         }
         let (class, length) = (decoded.class, decoded.length);
         let blocks = decoded.extents.first().map_or(0, |extent| extent.blocks);
@@ -255,6 +339,9 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn poll(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
         self.look_up();
+        if self.operator.is_some() {
+            self.poll_operator(memory, done);
+        }
         let (gate, now) = (&mut self.gate, self.now);
         let (shutdown, flushes) = (&mut self.shutdown, &mut self.flushes);
         self.engine.poll(memory, &mut |ended: Ended| {
@@ -277,6 +364,9 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn cancel(&mut self, tags: &[u32]) {
         self.engine.cancel(tags);
+        if let Some(operator) = &mut self.operator {
+            operator.cancel(tags, |ended| self.cancelled.push(ended));
+        }
     }
 
     fn shut_down(&mut self, tag: u32, memory: &DeviceMemory<'_>) -> Handling {

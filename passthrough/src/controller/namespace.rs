@@ -15,8 +15,19 @@ pub(super) struct LentNamespace {
     pub(super) shift: u8,
     /// The real controllers and namespaces that hold its blocks, each once.
     pub(super) flush: Vec<(u16, u32)>,
+    /// Where it is a whole real namespace: that one.
+    pub(super) whole: Option<Whole>,
     /// What a Copy may name; all 0 where the device takes none.
     pub(super) copy: CopyLimits,
+}
+
+/// A real namespace that a client has as a whole.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Whole {
+    pub(super) target: u16,
+    pub(super) nsid: u32,
+    /// The LBA format in use, as Format NVM names it in CDW10.
+    pub(super) format: u32,
 }
 
 impl LentNamespace {
@@ -26,6 +37,11 @@ impl LentNamespace {
             if usize::from(*target) == before {
                 *target = now;
             }
+        }
+        if let Some(whole) = &mut self.whole
+            && usize::from(whole.target) == before
+        {
+            whole.target = now;
         }
         self.map.moved(before, now);
     }

@@ -18,6 +18,7 @@ use super::options::ServeOptions;
 use super::poller::Seat;
 use crate::audit::{Auditor, ServerAudit};
 use crate::client::{Client, Holder, Identity};
+use crate::command::ClassSet;
 use crate::controller::{
     Ceilings, Clock, Isolated, LentNamespaceConfig, Personality, Slice, VirtualConfig,
     VirtualController,
@@ -118,7 +119,7 @@ impl Builder<'_> {
                 name: client.policy.name.as_str().into(),
                 identity: Identity::default(),
             },
-            Decoder::new(),
+            self.decoder(client),
             audit,
         );
         let namespaces = client
@@ -162,8 +163,22 @@ impl Builder<'_> {
         let handler = VirtualController::new(config, gate).map_err(wrong)?;
         let personality =
             Personality::of(client, self.controllers).map_err(|error| wrong(error.into()))?;
-        let handler = handler.with_personality(personality);
+        let mut handler = handler.with_personality(personality);
+        if client.policy.classes().intersects(ClassSet::OPERATOR) {
+            handler = handler
+                .with_operator()
+                .map_err(|error| wrong(error.into()))?;
+        }
         Ok((handler, front::config(client, max_transfer)))
+    }
+
+    /// Of a client that may format only what is its own altogether: what a format reaches is what its controllers say.
+    fn decoder(&self, client: &ResolvedClient) -> Decoder {
+        let used = client.namespaces.iter().map(|one| one.controller);
+        let attributes = used
+            .filter_map(|index| self.controllers.get(index))
+            .fold(0, |all, controller| all | controller.identify().fna);
+        Decoder::new().with_format_attributes(attributes)
     }
 
     fn served(

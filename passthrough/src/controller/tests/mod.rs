@@ -4,6 +4,7 @@ use rig::{Plan, Rig};
 
 mod faults;
 mod model;
+mod operator;
 mod personality;
 mod rig;
 

@@ -147,6 +147,7 @@ pub(super) struct Plan {
     /// How long the client waits for its controller.
     pub(super) patience: Duration,
     pub(super) mender: Option<Mender>,
+    pub(super) operator: bool,
     /// The client is told what this policy gives it; else the front end says what it likes.
     pub(super) policy: Option<&'static str>,
 }
@@ -167,6 +168,7 @@ impl Default for Plan {
             timeout: Duration::from_secs(30),
             patience: Duration::from_secs(20),
             mender: None,
+            operator: false,
             policy: None,
         }
     }
@@ -215,7 +217,7 @@ impl Rig {
         let gate = Gate::<dyn Policy>::new(
             Arc::new(Grants(plan.classes)),
             client(),
-            Decoder::new(),
+            Decoder::new().with_format_attributes(server.identify().fna),
             ClientAudit::detached("tester"),
         );
         let size = server
@@ -237,6 +239,11 @@ impl Rig {
             gate,
         )
         .unwrap();
+        let handler = if plan.operator {
+            handler.with_operator().unwrap()
+        } else {
+            handler
+        };
         let handler = match plan.policy {
             Some(policy) => {
                 let policy = PolicyFile::parse(policy, Path::new("/")).unwrap();

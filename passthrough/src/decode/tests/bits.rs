@@ -5,7 +5,7 @@ use proptest::prelude::*;
 use super::super::cases::{Cases, GEOMETRY};
 use super::super::field::{Fate, WORDS};
 use super::super::request::View;
-use super::super::table::Row;
+use super::super::table::{Row, Rule};
 use super::{QUEUES, VIEWS, decoder, entry, geometry, rows, seeded, table};
 use crate::command::{DecodedCommand, Extent, QueueKind};
 use crate::reason::Refusal;
@@ -92,39 +92,94 @@ fn every_bit_of_every_case_is_accounted_for() {
     assert!(passed > 200, "{passed}");
 }
 
-/// Bits that I/O commands may have set in words 1 to 5 and 10 to 15, written down a second time.
+/// All bits of a word.
+const ALL: u32 = u32::MAX;
+
+/// Bits that a command may have set in words 10 to 15, and whether it may name a namespace and data, written down a second time.
+type Allowed = (u8, bool, bool, [u32; 6]);
+
+const IO: &[Allowed] = &[
+    (0x00, true, false, [0, 0, 0, 0, 0, 0]),
+    (0x01, true, true, [ALL, ALL, 0xc000_ffff, 0x0000_00ff, 0, 0]),
+    (0x02, true, true, [ALL, ALL, 0xc000_ffff, 0x0000_00ff, 0, 0]),
+    (0x04, true, false, [ALL, ALL, 0x0000_ffff, 0, 0, 0]),
+    (0x05, true, true, [ALL, ALL, 0xc000_ffff, 0, 0, 0]),
+    (0x08, true, false, [ALL, ALL, 0xc200_ffff, 0, 0, 0]),
+    (0x09, true, true, [0x0000_00ff, 0x0000_0007, 0, 0, 0, 0]),
+    (0x0c, true, false, [ALL, ALL, 0xc000_ffff, 0, 0, 0]),
+    (0x0d, true, true, [0xc000_000f, 0, 0, 0, 0, 0]),
+    (0x0e, true, true, [ALL, 0x0000_0001, 0, 0, 0, 0]),
+    (0x11, true, true, [0x0000_ff0f, 0, 0, 0, 0, 0]),
+    (0x12, true, true, [0xffff_00ff, ALL, 0, 0, 0, 0]),
+    (0x15, true, true, [0x0000_ff0f, 0, 0, 0, 0, 0]),
+    (0x19, true, true, [ALL, ALL, 0xc000_0fff, 0, 0, 0]),
+    (0x1d, true, true, [0xffff_00ff, 0, 0, 0, 0, 0]),
+];
+
+const ADMIN: &[Allowed] = &[
+    (0x00, false, false, [0x0000_ffff, 0, 0, 0, 0, 0]),
+    (0x01, false, true, [ALL, 0xffff_0007, 0x0000_ffff, 0, 0, 0]),
+    (0x02, true, true, [ALL, ALL, ALL, ALL, 0xff80_007f, 0]),
+    (0x04, false, false, [0x0000_ffff, 0, 0, 0, 0, 0]),
+    (0x05, false, true, [ALL, 0xffff_0003, 0, 0, 0, 0]),
+    (
+        0x06,
+        true,
+        true,
+        [0xffff_00ff, 0xff00_ffff, 0, 0, 0x0000_007f, 0],
+    ),
+    (0x08, false, false, [ALL, 0, 0, 0, 0, 0]),
+    (
+        0x09,
+        true,
+        true,
+        [0x8000_00ff, ALL, ALL, ALL, 0x0000_007f, ALL],
+    ),
+    (0x0a, true, true, [0x0000_07ff, ALL, 0, 0, 0x0000_007f, 0]),
+    (0x0c, false, false, [0, 0, 0, 0, 0, 0]),
+    (0x0d, true, true, [0x0000_000f, 0xff00_0000, 0, 0, 0, 0]),
+    (0x10, false, false, [0x8000_003f, 0, 0, 0, 0, 0]),
+    (0x11, false, true, [ALL, ALL, 0, 0, 0, 0]),
+    (0x14, true, false, [0x0000_000f, 0, 0, 0, 0, 0]),
+    (0x15, true, true, [0x0000_000f, 0, 0, 0, 0, 0]),
+    (0x19, true, false, [ALL, ALL, ALL, 0, 0, 0]),
+    (0x1a, true, true, [ALL, ALL, ALL, 0, 0, 0]),
+    (0x20, false, false, [0xffff_000f, ALL, ALL, 0, 0, 0]),
+    (0x7c, false, true, [0, 0, 0, 0, 0, 0]),
+    (0x80, true, false, [0x0000_3fff, 0, 0, 0, 0, 0]),
+    (0x81, true, true, [ALL, ALL, 0, 0, 0, 0]),
+    (0x82, true, true, [ALL, ALL, 0, 0, 0, 0]),
+    (0x84, false, false, [0x0000_03ff, ALL, 0, 0, 0, 0]),
+    (0x86, true, true, [ALL, ALL, ALL, 0xff00_ffff, 0, 0]),
+];
+
 #[test]
-fn fields_of_commands_on_blocks_are_where_the_specification_has_them() {
-    const SLBA: u32 = u32::MAX;
-    let io: &[(u8, [u32; 6])] = &[
-        (0x00, [0, 0, 0, 0, 0, 0]),
-        (0x01, [SLBA, SLBA, 0xc000_ffff, 0x0000_00ff, 0, 0]),
-        (0x02, [SLBA, SLBA, 0xc000_ffff, 0x0000_00ff, 0, 0]),
-        (0x04, [SLBA, SLBA, 0x0000_ffff, 0, 0, 0]),
-        (0x05, [SLBA, SLBA, 0xc000_ffff, 0, 0, 0]),
-        (0x08, [SLBA, SLBA, 0xc200_ffff, 0, 0, 0]),
-        (0x09, [0x0000_00ff, 0x0000_0007, 0, 0, 0, 0]),
-        (0x0c, [SLBA, SLBA, 0xc000_ffff, 0, 0, 0]),
-        (0x19, [SLBA, SLBA, 0xc000_0fff, 0, 0, 0]),
-    ];
-    for (opcode, words) in io {
-        let row = table(QueueKind::Io)[usize::from(*opcode)];
-        assert_eq!(row.layout.accepted[10..], words[..], "{}", row.name);
-        assert_eq!(row.layout.accepted[0], 0xffff_00ff, "{}", row.name);
-        assert_eq!(row.layout.accepted[1], u32::MAX, "{}", row.name);
-        assert_eq!(row.layout.accepted[2..6], [0; 4], "{}", row.name);
-        let pointer = if matches!(opcode, 0x01 | 0x02 | 0x05 | 0x09 | 0x19) {
-            u32::MAX
-        } else {
-            0
-        };
-        assert_eq!(row.layout.accepted[6..10], [pointer; 4], "{}", row.name);
+fn fields_are_where_the_specification_has_them() {
+    let pointer = |there| if there { [ALL; 4] } else { [0; 4] };
+    for (queue, allowed) in [(QueueKind::Io, IO), (QueueKind::Admin, ADMIN)] {
+        let mut decoded = 0;
+        for row in table(queue) {
+            decoded += usize::from(!matches!(
+                row.rule,
+                Rule::Unknown | Rule::Never | Rule::Vendor
+            ));
+        }
+        assert_eq!(decoded, allowed.len(), "{queue:?}");
+        for (opcode, namespace, data, words) in allowed {
+            let row = table(queue)[usize::from(*opcode)];
+            let accepted = &row.layout.accepted;
+            assert_eq!(accepted[10..], words[..], "{}", row.name);
+            assert_eq!(accepted[0], 0xffff_00ff, "{}", row.name);
+            assert_eq!(
+                accepted[1],
+                if *namespace { ALL } else { 0 },
+                "{}",
+                row.name
+            );
+            assert_eq!(accepted[2..6], [0; 4], "{}", row.name);
+            assert_eq!(accepted[6..10], pointer(*data), "{}", row.name);
+        }
     }
-    let status = table(QueueKind::Admin)[0x86];
-    assert_eq!(
-        status.layout.accepted[10..],
-        [SLBA, SLBA, u32::MAX, 0xff00_ffff, 0, 0]
-    );
 }
 
 /// An opcode, a queue, and words most of which a command may have.

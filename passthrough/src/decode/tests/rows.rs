@@ -163,6 +163,8 @@ fn scopes_fit_classes() {
                     }
                 };
                 assert!(fits, "{what}: {decoded:?}");
+                // Commands on blocks are made anew: nothing of their words is left.
+                assert!(!blocks || decoded.operands == [0; 8], "{what}");
             });
         }
     }

@@ -1,0 +1,297 @@
+//! Admin commands of the operator classes, which a client that is alone may have been granted. They may take long, so a thread of their own sends them and waits, on memory
+//! of the server: no controller ever touches the client's for them.
+#![allow(unsafe_code)] // sends admin commands that were decoded and passed
+
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::thread::{self, JoinHandle};
+
+use nvme_vfio::{AdminData, Controller, Error};
+use nvme_vfio_emulator::{DeviceMemory, Segment};
+use nvme_vfio_queues::{AdminOpcode, Command, Status};
+
+use super::namespace::LentNamespace;
+use super::target::Target;
+use crate::audit::Started;
+use crate::command::{Class, DecodedCommand, Direction};
+use crate::gate::Passed;
+
+/// Format NVM, CDW10: the LBA format, low and high bits, and the kind of erasure. The others are for metadata, which no lent format has.
+const FORMAT_INDEX: u32 = 0xf | 0b11 << 12;
+const FORMAT_ERASE: u32 = 0b111 << 9;
+
+/// What the thread is to do.
+struct Order {
+    tag: u32,
+    controller: Controller,
+    command: Command,
+    data: Data,
+}
+
+/// Data of a command, in the server's memory.
+enum Data {
+    None,
+    ToController(Vec<u8>),
+    FromController(Vec<u8>),
+}
+
+/// What came of it.
+struct Answer {
+    tag: u32,
+    status: Status,
+    result: u32,
+    /// What the controller returned, where it succeeded.
+    data: Vec<u8>,
+}
+
+/// A command that the client waits for.
+#[derive(Debug)]
+struct Waiting {
+    tag: u32,
+    segments: Vec<Segment>,
+    started: Option<Started>,
+    /// The client was told already, since it wanted its memory back.
+    told: bool,
+}
+
+/// An operator's command that has ended.
+#[derive(Debug)]
+pub(super) struct OperatorEnded {
+    pub(super) tag: u32,
+    pub(super) status: Status,
+    pub(super) result: u64,
+    pub(super) started: Option<Started>,
+}
+
+/// The thread, and what it has.
+#[derive(Debug)]
+pub(super) struct Operator {
+    orders: Option<Sender<Box<Order>>>,
+    answers: Receiver<Answer>,
+    waiting: Vec<Waiting>,
+    thread: Option<JoinHandle<()>>,
+}
+
+/// What a decoded command becomes, and where it goes.
+///
+/// # Errors
+/// What cannot be passed on.
+fn build(
+    command: &DecodedCommand<'_>,
+    namespaces: &[LentNamespace],
+    targets: &[Target],
+) -> Result<(Controller, Command), Status> {
+    let (target, nsid) = if command.nsid == 0 {
+        (0, 0)
+    } else {
+        let own = namespaces.iter().find(|own| own.nsid == command.nsid);
+        let own = own.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
+        // Anything less than a whole real namespace would reach further than the client's.
+        let whole = own.whole.ok_or(Status::OPERATION_DENIED.with_dnr())?;
+        if command.class == Class::Format
+            && command.operands[2] & !FORMAT_ERASE != whole.format & FORMAT_INDEX
+        {
+            // Slices and limits are counted in blocks: their size stays.
+            return Err(Status::INVALID_FORMAT.with_dnr());
+        }
+        (whole.target, whole.nsid)
+    };
+    let target = targets
+        .get(usize::from(target))
+        .ok_or(Status::INTERNAL_ERROR)?;
+    let [cdw2, cdw3, cdw10, cdw11, cdw12, cdw13, cdw14, cdw15] = command.operands;
+    let built = Command {
+        opcode: command.opcode,
+        nsid,
+        cdw2,
+        cdw3,
+        cdw10,
+        cdw11,
+        cdw12,
+        cdw13,
+        cdw14,
+        cdw15,
+        ..Command::ZERO
+    };
+    Ok((target.controller.clone(), built))
+}
+
+impl Operator {
+    /// Starts the thread.
+    ///
+    /// # Errors
+    /// [`Error::Thread`] where the system gives none.
+    pub(super) fn start() -> Result<Self, Error> {
+        let (orders, taken) = mpsc::channel::<Box<Order>>();
+        let (answer, answers) = mpsc::channel();
+        let thread = thread::Builder::new()
+            .name("nvme-operator".into())
+            .spawn(move || {
+                while let Ok(order) = taken.recv() {
+                    if answer.send(carry_out(*order)).is_err() {
+                        return;
+                    }
+                }
+            })
+            .map_err(Error::Thread)?;
+        Ok(Self {
+            orders: Some(orders),
+            answers,
+            waiting: Vec::new(),
+            thread: Some(thread),
+        })
+    }
+
+    /// Whether a command is under way.
+    pub(super) fn is_busy(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    /// Takes a command of an operator class that has passed; its data is in `segments` of the client's memory.
+    ///
+    /// # Errors
+    /// How it ends at once.
+    pub(super) fn start_command(
+        &mut self,
+        passed: &mut Passed<'_>,
+        tag: u32,
+        segments: Vec<Segment>,
+        (namespaces, targets): (&[LentNamespace], &[Target]),
+        memory: &DeviceMemory<'_>,
+    ) -> Result<(), Status> {
+        let decoded = passed.command();
+        let (controller, command) = build(decoded, namespaces, targets)?;
+        let mut bytes = vec![0; usize::try_from(decoded.length).unwrap_or(0)];
+        let data = match decoded.direction {
+            Direction::None => Data::None,
+            Direction::FromController => Data::FromController(bytes),
+            Direction::ToController => {
+                let mut rest = bytes.as_mut_slice();
+                for segment in &segments {
+                    let length = (segment.length as usize).min(rest.len());
+                    let (now, later) = rest.split_at_mut(length);
+                    memory
+                        .read(segment, 0, now)
+                        .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
+                    rest = later;
+                }
+                Data::ToController(bytes)
+            }
+            Direction::Both => return Err(Status::INVALID_FIELD.with_dnr()),
+        };
+        let order = Box::new(Order {
+            tag,
+            controller,
+            command,
+            data,
+        });
+        let Some(orders) = &self.orders else {
+            return Err(Status::INTERNAL_ERROR);
+        };
+        orders.send(order).map_err(|_| Status::INTERNAL_ERROR)?;
+        self.waiting.push(Waiting {
+            tag,
+            segments,
+            started: passed.take_started(),
+            told: false,
+        });
+        Ok(())
+    }
+
+    /// What has ended since the last call.
+    pub(super) fn poll(&mut self, memory: &DeviceMemory<'_>, mut tell: impl FnMut(OperatorEnded)) {
+        while let Ok(answer) = self.answers.try_recv() {
+            let place = self.waiting.iter().position(|one| one.tag == answer.tag);
+            let Some(mut waiting) = place.map(|place| self.waiting.swap_remove(place)) else {
+                continue;
+            };
+            if waiting.told {
+                continue;
+            }
+            let mut status = answer.status;
+            let mut rest = answer.data.as_slice();
+            for segment in &waiting.segments {
+                let (now, later) = rest.split_at((segment.length as usize).min(rest.len()));
+                if !now.is_empty() && memory.write(segment, 0, now).is_err() {
+                    status = Status::DATA_TRANSFER_ERROR;
+                }
+                rest = later;
+            }
+            tell(OperatorEnded {
+                tag: waiting.tag,
+                status,
+                result: u64::from(answer.result),
+                started: waiting.started.take(),
+            });
+        }
+    }
+
+    /// The client wants its memory back, which no controller has: it is told at once, whatever comes of the command. `tell` is told of it.
+    pub(super) fn cancel(&mut self, tags: &[u32], mut tell: impl FnMut(OperatorEnded)) {
+        for waiting in &mut self.waiting {
+            if tags.contains(&waiting.tag) && !waiting.told {
+                waiting.told = true;
+                tell(OperatorEnded {
+                    tag: waiting.tag,
+                    status: Status::ABORT_REQUESTED,
+                    result: 0,
+                    started: waiting.started.take(),
+                });
+            }
+        }
+    }
+}
+
+impl Drop for Operator {
+    fn drop(&mut self) {
+        // Without orders the thread ends.
+        self.orders = None;
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("the thread for operators' commands panicked");
+        }
+    }
+}
+
+fn carry_out(order: Order) -> Answer {
+    let Order {
+        tag,
+        controller,
+        command,
+        data,
+    } = order;
+    let (sent, data) = match data {
+        Data::None => (send(&controller, command, AdminData::None), Vec::new()),
+        Data::ToController(bytes) => {
+            let sent = send(&controller, command, AdminData::ToController(&bytes));
+            (sent, Vec::new())
+        }
+        Data::FromController(mut bytes) => {
+            let sent = send(&controller, command, AdminData::FromController(&mut bytes));
+            (sent, bytes)
+        }
+    };
+    let (status, result, data) = match sent {
+        Ok(result) => (Status::SUCCESS, result, data),
+        Err(Error::Status { status, .. }) => (status.code(), 0, Vec::new()),
+        Err(Error::TimedOut { .. }) => (Status::COMMAND_INTERRUPTED, 0, Vec::new()),
+        Err(error) => {
+            let opcode = AdminOpcode(command.opcode);
+            tracing::warn!(%opcode, %error, "an operator's command failed");
+            (Status::INTERNAL_ERROR, 0, Vec::new())
+        }
+    };
+    Answer {
+        tag,
+        status,
+        result,
+        data,
+    }
+}
+
+fn send(controller: &Controller, command: Command, data: AdminData<'_>) -> Result<u32, Error> {
+    // SAFETY: `build` made the command, of a class whose commands carry no address but that of their data, which the driver fills in, and that leave queues alone. The decoder
+    // refuses all others, and knows every bit that is set.
+    let entry = unsafe { controller.admin_raw(command, data) }?;
+    Ok(entry.result())
+}

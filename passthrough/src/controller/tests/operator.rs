@@ -1,0 +1,168 @@
+//! Commands of the operator classes.
+#![allow(unsafe_code)] // admin commands whose data the driver points to
+
+use nvme_vfio::{AdminData, Error, QueueOptions};
+use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
+use nvme_vfio_queues::command::LogPageId;
+use nvme_vfio_queues::log::FirmwareSlotLog;
+use nvme_vfio_queues::{AdminOpcode, Command, Status};
+use zerocopy::FromBytes;
+
+use super::rig::{Plan, Rig, slice};
+use crate::command::ClassSet;
+
+/// Blocks of the real namespace.
+const BLOCKS: u64 = 4096;
+
+fn rig(whole: bool, operator: bool) -> Rig {
+    let blocks = if whole { BLOCKS } else { BLOCKS / 2 };
+    Rig::new(Plan {
+        device: "size=2M,lba=512,lba_formats=512:4096,stepped,mdts=5".to_owned(),
+        slices: vec![vec![slice(1, 0, blocks)]],
+        classes: ClassSet::all(),
+        operator,
+        ..Plan::default()
+    })
+}
+
+fn admin(rig: &Rig, command: Command, data: AdminData<'_>) -> Result<u32, Status> {
+    // SAFETY: none of the test's commands carries an address of its own.
+    match unsafe { rig.client.admin_raw(command, data) } {
+        Ok(entry) => Ok(entry.result()),
+        Err(Error::Status { status, .. }) => Err(status.code()),
+        Err(error) => panic!("{error}"),
+    }
+}
+
+fn format(index: u32, erase: u32) -> Command {
+    Command {
+        opcode: AdminOpcode::FORMAT_NVM.0,
+        nsid: 1,
+        cdw10: index | erase << 9,
+        ..Command::ZERO
+    }
+}
+
+#[test]
+fn an_operator_formats_its_namespace_but_not_to_other_blocks() {
+    let rig = rig(true, true);
+    rig.set_real(1, 100, &[7; 512]);
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    assert_eq!(
+        admin(&rig, format(now ^ 1, 1), AdminData::None),
+        Err(Status::INVALID_FORMAT)
+    );
+    // Metadata and protection information change the format, too.
+    assert_eq!(
+        admin(&rig, format(now | 1 << 4, 1), AdminData::None),
+        Err(Status::INVALID_FORMAT)
+    );
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+    admin(&rig, format(now, 1), AdminData::None).unwrap();
+    assert_eq!(rig.real(1, 100, 1), [0; 512]);
+    // The namespace is as before, and the client's.
+    let namespace = rig.client.only_namespace().unwrap();
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let buffer = rig.client.allocate(512).unwrap();
+    queue
+        .write_blocking(&namespace, BLOCKS - 1, buffer)
+        .unwrap();
+}
+
+#[test]
+fn an_operator_of_less_than_a_namespace_formats_nothing() {
+    let rig = rig(false, true);
+    rig.set_real(1, 100, &[7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    assert_eq!(
+        admin(&rig, format(now, 1), AdminData::None),
+        Err(Status::OPERATION_DENIED)
+    );
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+}
+
+#[test]
+fn who_is_no_operator_is_refused() {
+    let rig = rig(true, false);
+    rig.set_real(1, 100, &[7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    assert!(admin(&rig, format(now, 1), AdminData::None).is_err());
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+}
+
+#[test]
+fn data_of_an_operators_command_reaches_the_real_controller() {
+    let rig = rig(true, true);
+    let mut image = vec![0x5a; 8192];
+    image[..8].copy_from_slice(b"99.9beta");
+    for (chunk, offset) in image.chunks(4096).zip((0u32..).step_by(1024)) {
+        let download = Command {
+            opcode: AdminOpcode::FIRMWARE_DOWNLOAD.0,
+            cdw10: 1023,
+            cdw11: offset,
+            ..Command::ZERO
+        };
+        admin(&rig, download, AdminData::ToController(chunk)).unwrap();
+    }
+    let commit = Command {
+        opcode: AdminOpcode::FIRMWARE_COMMIT.0,
+        // Slot 2, to be replaced and not activated.
+        cdw10: 2,
+        ..Command::ZERO
+    };
+    let slot = |rig: &Rig| {
+        let log = rig
+            .server
+            .log_page(LogPageId::FIRMWARE_SLOT, 0, 512)
+            .unwrap();
+        FirmwareSlotLog::read_from_bytes(&log).unwrap().frs[1]
+    };
+    let before = slot(&rig);
+    admin(&rig, commit, AdminData::None).unwrap();
+    assert_ne!(slot(&rig), before);
+    // More than the server takes at once is refused before any memory is had for it.
+    let endless = Command {
+        opcode: AdminOpcode::FIRMWARE_DOWNLOAD.0,
+        cdw10: u32::MAX,
+        ..Command::ZERO
+    };
+    assert_eq!(
+        admin(&rig, endless, AdminData::ToController(&image)),
+        Err(Status::INVALID_FIELD)
+    );
+    // What the real controller does not know it says itself.
+    let security = Command {
+        opcode: AdminOpcode::SECURITY_RECEIVE.0,
+        cdw11: 512,
+        ..Command::ZERO
+    };
+    let refused = admin(&rig, security, AdminData::FromController(&mut image[..512]));
+    assert_eq!(refused, Err(Status::INVALID_OPCODE));
+}
+
+#[test]
+fn a_client_that_resets_does_not_wait_for_its_operators_command() {
+    let rig = rig(true, true);
+    let formats = Matcher::admin().opcode(AdminOpcode::FORMAT_NVM.0);
+    rig.device
+        .inject(Fault::on(formats, CommandFault::Hang(OnAbort::NotAborted)));
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    std::thread::scope(|scope| {
+        let client = rig.client.clone();
+        let waiting = scope.spawn(move || {
+            // SAFETY: a format carries no address.
+            let sent = unsafe { client.admin_raw(format(now, 1), AdminData::None) };
+            sent.is_err()
+        });
+        while rig.device.statistics().held_commands == 0 {
+            std::thread::yield_now();
+        }
+        rig.front.reset();
+        while rig.front.is_resetting() {
+            rig.step();
+        }
+        rig.device.release();
+        assert!(waiting.join().unwrap());
+    });
+}
