@@ -39,5 +39,5 @@ pub use error::{AnswerError, ClientError};
 pub use eventfd::Eventfd;
 pub use memory::{ClientMemory, MemoryError};
 pub use server::{Doorkeeper, Peer, Refused, Server, ServerError, ServerOptions, Stop};
-pub use session::{Session, SessionEnd, SessionOptions, SessionState};
+pub use session::{RefusedMap, Session, SessionEnd, SessionOptions, SessionState};
 pub use socket::{Deadline, MessageReader, Socket, SocketError};

@@ -187,9 +187,17 @@ struct Serving<'a> {
 
 impl Serving<'_> {
     fn poll_session(&mut self, device: &dyn Device) {
-        if let Some((session, peer)) = &mut self.session
-            && session.poll(device) == SessionState::Ended
-        {
+        let Some((session, peer)) = &mut self.session else {
+            return;
+        };
+        let state = session.poll(device);
+        let refused = session.take_refused_maps();
+        if let Some(doorkeeper) = &self.server.options.doorkeeper {
+            for map in &refused {
+                doorkeeper.memory_refused(peer, map);
+            }
+        }
+        if state == SessionState::Ended {
             if let Some(reason) = session.end_reason() {
                 tracing::info!(pid = peer.pid, %reason, "a client has left");
                 if let Some(doorkeeper) = &self.server.options.doorkeeper {

@@ -63,6 +63,17 @@ impl Default for SessionOptions {
     }
 }
 
+/// Memory that a client offered and that was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct RefusedMap {
+    /// Where the client wanted it.
+    pub address: u64,
+    /// Bytes.
+    pub length: u64,
+    /// What the client was told.
+    pub errno: Errno,
+}
+
 /// How a session is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum SessionState {
@@ -100,6 +111,8 @@ pub struct Session {
     losses: usize,
     /// Where region accesses read to.
     scratch: Vec<u8>,
+    /// Memory that was refused since it was last asked for.
+    refused_maps: Vec<RefusedMap>,
 }
 
 #[derive(Debug)]
@@ -149,6 +162,7 @@ impl Session {
             message_deadline: None,
             losses: sigbus::losses(),
             scratch: Vec::new(),
+            refused_maps: Vec::new(),
         })
     }
 
@@ -177,6 +191,11 @@ impl Session {
             Phase::Ending(end) | Phase::Ended(end) => Some(end),
             _ => None,
         }
+    }
+
+    /// Memory that the client offered and that was refused since the last call. Asked for after each poll, none is missing.
+    pub fn take_refused_maps(&mut self) -> Vec<RefusedMap> {
+        std::mem::take(&mut self.refused_maps)
     }
 
     /// What to wait for on the descriptor: `Some` of no flags for errors and the client's end only (which poll(2) always tells), `None` when the descriptor is not to be waited for, because

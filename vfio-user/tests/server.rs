@@ -16,7 +16,8 @@ use nvme_vfio_user::device::Errno;
 use nvme_vfio_user::message::Request;
 use nvme_vfio_user::socket::SocketError;
 use nvme_vfio_user::{
-    Doorkeeper, Peer, Refused, Server, ServerError, ServerOptions, SessionEnd, SessionOptions, Stop,
+    Doorkeeper, Peer, Refused, RefusedMap, Server, ServerError, ServerOptions, SessionEnd,
+    SessionOptions, Stop,
 };
 
 /// Runs a server while `test` does what it does with it.
@@ -390,9 +391,55 @@ impl Doorkeeper for Porter {
         self.note(peer, why.to_string());
     }
 
+    fn memory_refused(&self, peer: &Peer, map: &RefusedMap) {
+        self.note(peer, format!("{map:?}"));
+    }
+
     fn left(&self, peer: &Peer, why: &SessionEnd) {
         self.note(peer, why.to_string());
     }
+}
+
+#[test]
+fn a_doorkeeper_hears_of_memory_that_is_not_taken() {
+    let porter = Arc::new(Porter::default());
+    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
+    let options = ServerOptions {
+        doorkeeper: Some(doorkeeper),
+        ..ServerOptions::default()
+    };
+    let mut count = 0;
+    serve(options, |path, _, _| {
+        let mut client = open(path);
+        client.ask(&map(1 << 20, 1 << 16), &[]).expect("taken");
+        for _ in 0..200 {
+            let refused = client.ask(&map(1 << 20, 1 << 17), &[]);
+            assert_eq!(refused.expect_err("refused"), Errno::EEXIST);
+            count += 1;
+        }
+        // The last one that it says before it goes is heard as well.
+        client.send(&map(1 << 20, 1), &[]);
+        drop(client);
+        soon("it has left", || porter.seen().len() == count + 3);
+    });
+    let seen = porter.seen();
+    let refused = |length, errno| {
+        let address = 1 << 20;
+        format!(
+            "{:?}",
+            RefusedMap {
+                address,
+                length,
+                errno
+            }
+        )
+    };
+    assert!(
+        seen[1..=count]
+            .iter()
+            .all(|what| *what == refused(1 << 17, Errno::EEXIST))
+    );
+    assert_eq!(seen[count + 1], refused(1, Errno::EINVAL));
 }
 
 #[test]

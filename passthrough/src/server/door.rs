@@ -4,7 +4,7 @@ use std::sync::{Arc, OnceLock};
 use std::thread::Thread;
 
 use nvme_vfio_user::device::Errno;
-use nvme_vfio_user::{Doorkeeper, Peer, Refused, SessionEnd};
+use nvme_vfio_user::{Doorkeeper, Peer, Refused, RefusedMap, SessionEnd};
 
 use super::poller::Seat;
 use crate::audit::{Event, ServerAudit, Text};
@@ -72,6 +72,16 @@ impl Doorkeeper for Door {
             client: self.client,
             identity: peer.into(),
             cause: Text::from(cause.as_str()),
+        });
+    }
+
+    fn memory_refused(&self, peer: &Peer, map: &RefusedMap) {
+        self.audit.record(Event::MemoryRefused {
+            client: self.client,
+            identity: peer.into(),
+            address: map.address,
+            bytes: map.length,
+            cause: Text::from(map.errno.to_string().as_str()),
         });
     }
 

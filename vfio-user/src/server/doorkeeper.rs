@@ -7,7 +7,7 @@ use thiserror::Error;
 
 use crate::device::Errno;
 use crate::process::{has_exited_by, of_peer};
-use crate::session::SessionEnd;
+use crate::session::{RefusedMap, SessionEnd};
 use crate::socket::{Deadline, Socket, SocketError};
 
 /// A client's process as the kernel knew it when it connected; never what the client says of itself.
@@ -82,6 +82,11 @@ pub trait Doorkeeper: Debug + Send + Sync {
     /// A client was not let in.
     fn refused(&self, peer: &Peer, why: &Refused) {
         let (_, _) = (peer, why);
+    }
+
+    /// Memory that a client offered was not taken.
+    fn memory_refused(&self, peer: &Peer, map: &RefusedMap) {
+        let (_, _) = (peer, map);
     }
 
     /// A client's session is over, and the device has let go of its memory.

@@ -4,7 +4,7 @@ use std::os::fd::OwnedFd;
 
 use super::settling::{Began, Settling};
 use super::unmap::Unmap;
-use super::{Phase, Session, SessionEnd};
+use super::{Phase, RefusedMap, Session, SessionEnd};
 use crate::device::{
     Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Progress, Region, RegionFlags,
 };
@@ -101,7 +101,17 @@ impl Session {
                 self.settle(header, Began::RegionWrites(count), device);
             }
             Request::DmaMap(map) => {
-                self.dma_map(&map, descriptors.into_iter().next(), device)?;
+                let mapped = self.dma_map(&map, descriptors.into_iter().next(), device);
+                if let Err(errno) = mapped
+                    && self.refused_maps.len() < Self::MESSAGES
+                {
+                    self.refused_maps.push(RefusedMap {
+                        address: map.address,
+                        length: map.length,
+                        errno,
+                    });
+                }
+                mapped?;
                 self.reply(header, &Reply::DmaMap);
             }
             Request::DmaUnmap(unmap) => {
