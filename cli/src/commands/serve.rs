@@ -6,6 +6,7 @@ use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::Path;
 
+use nix::sys::resource::{Resource, getrlimit, setrlimit};
 use nix::unistd::geteuid;
 use nvme_vfio_passthrough::audit::Event;
 use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
@@ -93,6 +94,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
         ..ServeOptions::default()
     };
     let account = account(&args.user)?;
+    allow_descriptors();
     let serving = Serving::start(&policy, &options).map_err(failures::serve)?;
     give_up_privileges(&serving, account)?;
     ready(args.output.output_format, &policy, &serving)?;
@@ -227,5 +229,17 @@ fn tell(format: Format, summary: &Summary) -> Result<(), Error> {
             );
             Ok(())
         }
+    }
+}
+
+/// Descriptors: clients have sockets, memory and an eventfd for each vector. As many as this process may have.
+fn allow_descriptors() {
+    let raised = getrlimit(Resource::RLIMIT_NOFILE)
+        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
+    if let Err(errno) = raised {
+        let _ = writeln!(
+            io::stderr(),
+            "warning: the number of open files cannot be raised: {errno}"
+        );
     }
 }

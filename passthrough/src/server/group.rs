@@ -4,6 +4,7 @@ use nvme_vfio::{Address, Controller, Group, Options};
 
 use super::error::ServeError;
 use super::options::ServeOptions;
+use crate::command::ClassSet;
 use crate::policy::{Budget, ControllerFacts, Isolation, PolicyFile, ResolvedPolicy};
 
 /// The addresses of a policy in words.
@@ -90,8 +91,16 @@ fn lockable() -> Option<u64> {
 
 /// How the controllers are opened.
 fn driver_options(policy: &PolicyFile, options: &ServeOptions) -> Options {
+    let operator = policy
+        .clients
+        .iter()
+        .any(|client| client.classes().intersects(ClassSet::OPERATOR));
     Options {
-        admin_timeout: options.admin_timeout,
+        admin_timeout: match operator {
+            // Of a client that is alone: what it formats takes the time that it takes.
+            true => options.admin_timeout.max(options.operator_timeout),
+            false => options.admin_timeout,
+        },
         io_timeout: options.io_timeout,
         abort_grace: options.times.abort_grace,
         // A pair for each client.

@@ -15,6 +15,8 @@ pub struct ServeOptions {
     pub io_timeout: Duration,
     /// How long an administrative command of the server's own may take: Abort, the making and deleting of queues. 5 s by default.
     pub admin_timeout: Duration,
+    /// The same where a client may format or otherwise manage its controllers, which can take long: 5 minutes by default.
+    pub operator_timeout: Duration,
     /// How long commands may hold memory that their client wants back, before they are aborted. 2 s by default.
     pub unmap_patience: Duration,
     /// How long each step against commands that do not end has.
@@ -30,6 +32,7 @@ impl Default for ServeOptions {
             cpu: None,
             io_timeout: Duration::from_secs(8),
             admin_timeout: Duration::from_secs(5),
+            operator_timeout: Duration::from_secs(300),
             unmap_patience: Duration::from_secs(2),
             times: Times::default(),
             end_patience: Duration::from_secs(30),

@@ -7,7 +7,8 @@ use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
 use nvme_vfio::{CommandError, Controller, Error, QueueOptions};
-use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, OnAbort};
+use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, OnAbort, Until};
+use nvme_vfio_passthrough::server::ServeError;
 use nvme_vfio_queues::Status;
 use serde_json::json;
 
@@ -309,6 +310,30 @@ fn the_service_ends_with_commands_that_hang() {
     host.submit(2, 4);
     thread::sleep(Duration::from_millis(10));
     service.end();
+}
+
+#[test]
+fn without_a_proof_memory_is_not_let_go_of_even_at_the_end() {
+    let mut service = Service::start(TWO);
+    let mut host = Host::new(&service.place.socket("vm-a"), 1);
+    let _data = host.lend();
+    let mapped = service.controller.address_space().mappings();
+    hang(&service, OnAbort::NotAborted, 1);
+    host.submit(2, 1);
+    thread::sleep(Duration::from_millis(10));
+    let gone = Fault::Controller(ControllerFault::Gone, Until::Cleared);
+    service.device.inject(gone);
+    service
+        .place
+        .until_told("controller-recovered", &[("usable", json!(false))]);
+    drop(host);
+    let serving = service.serving.take().unwrap();
+    let Err(ServeError::StillInUse { clients, .. }) = serving.finish() else {
+        panic!("it has ended");
+    };
+    assert_eq!(clients, ["vm-a"]);
+    let kept = service.controller.address_space().mappings();
+    assert!(mapped.iter().all(|mapping| kept.contains(mapping)));
 }
 
 #[test]

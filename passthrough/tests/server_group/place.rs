@@ -120,6 +120,7 @@ impl Service {
             io_timeout: Duration::from_millis(300),
             admin_timeout: Duration::from_millis(500),
             unmap_patience: Duration::from_millis(100),
+            end_patience: Duration::from_secs(5),
             times: Times {
                 abort_grace: Duration::from_millis(100),
                 rebuild_again: Duration::from_millis(10),
