@@ -127,12 +127,13 @@ mod tests {
     const ALL: u64 = 40;
 
     fn slices() -> impl Strategy<Value = Vec<Slice>> {
+        // Mostly shared, of many clients: else almost every list has a conflict that is seen at once.
         let one = (
-            0..4usize,
-            any::<bool>(),
+            0..8usize,
+            prop::bool::weighted(0.8),
             0..2usize,
             0..ALL,
-            1..8u64,
+            1..20u64,
             0..10u8,
         );
         prop::collection::vec(one, 0..7).prop_map(|list| {
@@ -182,7 +183,42 @@ mod tests {
         pairs
     }
 
+    #[test]
+    fn a_short_slice_does_not_hide_a_long_one_before_it() {
+        let place = Place { line: 1, column: 1 };
+        let slice = |client, shared, first, end| Slice {
+            client,
+            namespace: 0,
+            shared,
+            medium: 0,
+            first,
+            end,
+            source: Source {
+                nsid: 1,
+                start: first,
+                blocks: Some(end - first),
+                place,
+            },
+        };
+        let (long, short) = (slice(0, true, 0, 100), slice(1, true, 10, 20));
+        assert_eq!(conflict(&[long, short]), None);
+        for last in [slice(2, false, 50, 60), slice(0, true, 50, 60)] {
+            assert_eq!(conflict(&[long, short, last]), Some((long, last)));
+            assert_eq!(conflict(&[last, short, long]), Some((long, last)));
+        }
+        // The one before is not shared, and another is in between.
+        let own = slice(0, false, 0, 100);
+        let beyond = slice(1, false, 100, 110);
+        assert_eq!(conflict(&[own, beyond]), None);
+        assert_eq!(
+            conflict(&[own, beyond, slice(2, true, 99, 100)]),
+            Some((own, slice(2, true, 99, 100)))
+        );
+    }
+
     proptest! {
+        #![proptest_config(ProptestConfig::with_cases(2000))]
+
         #[test]
         fn conflicts_are_those_that_a_block_by_block_search_finds(list in slices()) {
             let bad: Vec<(usize, usize)> = slow_pairs(&list)

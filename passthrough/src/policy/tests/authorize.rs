@@ -329,6 +329,35 @@ fn commands_of_the_whole_controller_name_no_namespace_or_a_granted_one() {
 }
 
 #[test]
+fn an_operator_class_reaches_no_namespace_on_which_it_was_not_granted() {
+    let policy = emulated(
+        "[[client]]\nname='a'\nuid=[1]\n\
+         [[client.namespace]]\nnsid=3\nsource=[{nsid=3}]\nallow=['read','format']\n\
+         [[client.namespace]]\nnsid=4\nsource=[{nsid=4}]\nallow=['read']\n",
+    );
+    let namespace = |nsid| NamespaceFacts {
+        nsid,
+        blocks: BLOCKS,
+        block_size: 512,
+        ..NamespaceFacts::default()
+    };
+    let facts = ControllerFacts {
+        io_queues: 1,
+        queue_entries: 64,
+        namespaces: vec![namespace(3), namespace(4)],
+        ..ControllerFacts::default()
+    };
+    let policy = GroupPolicy::new(&policy.resolve(&[facts], &Budget::default()).unwrap());
+    let of = |nsid, scope| policy.authorize(&command(Class::Format, nsid, scope, &[]), &client(0));
+    assert_eq!(of(3, Scope::Namespace), Verdict::Allow);
+    let not_granted = Verdict::Deny(Reason::ClassNotGranted.refusal());
+    assert_eq!(of(4, Scope::Namespace), not_granted);
+    // A format that turns out to be one of all.
+    let all = Verdict::Deny(Reason::AllNamespaces.refusal());
+    assert_eq!(of(3, Scope::AllNamespaces), all);
+}
+
+#[test]
 fn the_owner_may_all_that_has_a_decoder() {
     for class in CLASSES {
         let verdict = OwnerPolicy.authorize(&command(class, 9, Scope::Subsystem, &[]), &client(7));
