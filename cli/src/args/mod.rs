@@ -2,7 +2,9 @@
 
 mod audit;
 mod bench;
+mod blocks;
 mod emulate;
+mod look;
 mod passthru;
 mod serve;
 
@@ -12,11 +14,19 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 
 pub use audit::AuditArgs;
 pub use bench::{BenchArgs, Rw};
+pub use blocks::{
+    BlocksArgs, CopyArgs, DsmArgs, EffortArgs, FormatArgs, ProtectionArgs, ResetArgs, VerifyArgs,
+    WhereArgs, WriteUncorArgs, WriteZeroesArgs,
+};
 pub use emulate::EmulateArgs;
-pub use passthru::{CareArgs, OpcodeOrFormat, PassthruArgs};
+pub use look::{
+    BytesOutputArgs, EffectsLogArgs, ErrorLogArgs, FwLogArgs, GetFeatureArgs, GetLogArgs,
+    NsDescsArgs, SetFeatureArgs,
+};
+pub use passthru::{CareArgs, NumberOrFormat, PassthruArgs};
 pub use serve::ServeArgs;
 
-use crate::size::{parse_positive_size, parse_size, parse_u32};
+use crate::size::{parse_positive_size, parse_size, parse_u8, parse_u32};
 
 const AFTER_HELP: &str = "\
 Addresses:
@@ -69,6 +79,34 @@ pub enum Command {
     Write(WriteArgs),
     /// Commit data and metadata to non-volatile media
     Flush(FlushArgs),
+    /// Show the descriptors that identify a namespace
+    NsDescs(NsDescsArgs),
+    /// Read a log page
+    GetLog(GetLogArgs),
+    /// Show the Error Information log page
+    ErrorLog(ErrorLogArgs),
+    /// Show the Firmware Slot Information log page
+    FwLog(FwLogArgs),
+    /// Show the Commands Supported and Effects log page
+    EffectsLog(EffectsLogArgs),
+    /// Read a feature, or all of them
+    GetFeature(GetFeatureArgs),
+    /// Set a feature
+    SetFeature(SetFeatureArgs),
+    /// Let go of ranges of blocks, or tell how they will be used
+    Dsm(DsmArgs),
+    /// Make blocks zeroes
+    WriteZeroes(WriteZeroesArgs),
+    /// Make blocks unreadable until they are written again
+    WriteUncor(WriteUncorArgs),
+    /// Have the controller check that blocks can be read
+    Verify(VerifyArgs),
+    /// Have the controller copy ranges of blocks
+    Copy(CopyArgs),
+    /// Format a namespace: all that is in it is lost
+    Format(FormatArgs),
+    /// Disable the controller and enable it again
+    Reset(ResetArgs),
     /// Send an admin command, given by its fields
     AdminPassthru(PassthruArgs),
     /// Send an I/O command, given by its fields
@@ -257,6 +295,9 @@ pub struct ListNsArgs {
     /// The first namespace identifier of the list
     #[arg(short = 'n', long, value_parser = parse_u32, value_name = "NSID")]
     pub namespace_id: Option<u32>,
+    /// Only namespaces of this command set
+    #[arg(short = 'y', long, value_parser = parse_u8, value_name = "NUM")]
+    pub csi: Option<u8>,
     /// Every namespace of the subsystem, attached or not
     #[arg(short = 'a', long)]
     pub all: bool,
@@ -362,6 +403,20 @@ impl Command {
             Self::Read(args) => args.range.output.output_format,
             Self::Write(args) => args.range.output.output_format,
             Self::Flush(args) => args.output.output_format,
+            Self::NsDescs(args) => return matches!(args.output.format(), RawFormat::Json),
+            Self::ErrorLog(args) => return matches!(args.output.format(), RawFormat::Json),
+            Self::FwLog(args) => return matches!(args.output.format(), RawFormat::Json),
+            Self::EffectsLog(args) => return matches!(args.output.format(), RawFormat::Json),
+            Self::GetLog(args) => args.format(),
+            Self::GetFeature(args) => args.output.output_format,
+            Self::SetFeature(args) => args.output.output_format,
+            Self::Dsm(args) => args.at.output.output_format,
+            Self::WriteZeroes(args) => args.at.output.output_format,
+            Self::WriteUncor(args) => args.at.output.output_format,
+            Self::Verify(args) => args.at.output.output_format,
+            Self::Copy(args) => args.at.output.output_format,
+            Self::Format(args) => args.output.output_format,
+            Self::Reset(args) => args.output.output_format,
             Self::AdminPassthru(args) | Self::IoPassthru(args) => args.format(),
             Self::Bench(args) => args.output.output_format,
             Self::Emulate(args) => args.output.output_format,

@@ -6,7 +6,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 
 use super::Format;
-use crate::size::{parse_u8, parse_u16, parse_u32};
+use crate::size::{parse_size, parse_u8, parse_u16, parse_u32};
 
 const AFTER_HELP: &str = "\
 The direction of the data follows from the command, and its length where the command tells it: -r, -w and -l need not be given.
@@ -15,23 +15,42 @@ The direction of the data follows from the command, and its length where the com
   nvme-vfio admin-passthru 01:00.0 --opcode=0x06 --cdw10=1 -b > id-ctrl.bin
   nvme-vfio io-passthru 01:00.0 -o 0x02 -n 1 --cdw10=8 --cdw12=7 -i blocks.bin";
 
-/// What `-o` takes: in nvme-cli 2.3 it is the opcode, here and in later versions the format.
+/// What `-o` takes where nvme-cli 2.3 has a number there, and all other commands the format.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum OpcodeOrFormat {
+pub enum NumberOrFormat {
     /// A number.
-    Opcode(u8),
+    Number(u64),
     /// A word.
     Format(Format),
 }
 
-impl FromStr for OpcodeOrFormat {
+impl FromStr for NumberOrFormat {
     type Err = String;
 
     fn from_str(text: &str) -> Result<Self, String> {
         match Format::from_str(text, false) {
             Ok(format) => Ok(Self::Format(format)),
-            Err(_) => parse_u8(text).map(Self::Opcode),
+            Err(_) => parse_size(text).map(Self::Number),
         }
+    }
+}
+
+impl NumberOrFormat {
+    /// The format among several, the last one said.
+    #[must_use]
+    pub fn format(several: &[Self]) -> Option<Format> {
+        several.iter().rev().find_map(|one| match one {
+            Self::Format(format) => Some(*format),
+            Self::Number(_) => None,
+        })
+    }
+
+    /// The numbers among several.
+    pub fn numbers(several: &[Self]) -> impl Iterator<Item = u64> + '_ {
+        several.iter().filter_map(|one| match one {
+            Self::Number(number) => Some(*number),
+            Self::Format(_) => None,
+        })
     }
 }
 
@@ -46,7 +65,7 @@ pub struct PassthruArgs {
     pub opcode: Option<u8>,
     /// The opcode, or the output format
     #[arg(short = 'o', value_name = "NUM|FMT")]
-    pub short: Vec<OpcodeOrFormat>,
+    pub short: Vec<NumberOrFormat>,
     /// Output format
     #[arg(long, value_enum, value_name = "FMT")]
     pub output_format: Option<Format>,
@@ -139,20 +158,15 @@ impl PassthruArgs {
     /// The output format, wherever it was said.
     #[must_use]
     pub fn format(&self) -> Format {
-        let short = self.short.iter().rev().find_map(|one| match one {
-            OpcodeOrFormat::Format(format) => Some(*format),
-            OpcodeOrFormat::Opcode(_) => None,
-        });
-        self.output_format.or(short).unwrap_or_default()
+        self.output_format
+            .or(NumberOrFormat::format(&self.short))
+            .unwrap_or_default()
     }
 
-    /// The opcodes that were given, which should be one.
+    /// The opcodes that were given, which should be one, and one that eight bits hold.
     #[must_use]
-    pub fn opcodes(&self) -> Vec<u8> {
-        let short = self.short.iter().filter_map(|one| match one {
-            OpcodeOrFormat::Opcode(opcode) => Some(*opcode),
-            OpcodeOrFormat::Format(_) => None,
-        });
-        self.opcode.into_iter().chain(short).collect()
+    pub fn opcodes(&self) -> Vec<u64> {
+        let long = self.opcode.into_iter().map(u64::from);
+        long.chain(NumberOrFormat::numbers(&self.short)).collect()
     }
 }

@@ -70,10 +70,24 @@ pub(super) fn list(args: &ListNsArgs) -> Result<(), Error> {
     let session = Session::open(&args.address)?;
     // The list holds the identifiers above the one that is asked with.
     let after = args.namespace_id.unwrap_or(1).saturating_sub(1);
-    let nsids = if args.all {
-        allocated_after(&session, after)?
-    } else {
-        session.controller.namespaces_after(after)?
+    let nsids = match (args.csi, args.all) {
+        (None, false) => session.controller.namespaces_after(after)?,
+        (None, true) => listed_after(
+            &session,
+            Identify::new(Cns::ALLOCATED_NAMESPACE_LIST, after),
+        )?,
+        (Some(csi), all) => {
+            let cns = if all {
+                Cns::IO_COMMAND_SET_ALLOCATED_NAMESPACE_LIST
+            } else {
+                Cns::IO_COMMAND_SET_ACTIVE_NAMESPACE_LIST
+            };
+            let of_set = Identify {
+                csi,
+                ..Identify::new(cns, after)
+            };
+            listed_after(&session, of_set)?
+        }
     };
     match args.output.output_format {
         Format::Json => print_json(&NamespaceList {
@@ -89,11 +103,9 @@ pub(super) fn list(args: &ListNsArgs) -> Result<(), Error> {
     }
 }
 
-/// The identifiers of the namespaces of the subsystem, attached or not; one page of 1024, as nvme-cli shows.
-fn allocated_after(session: &Session, after: u32) -> Result<Vec<u32>, Error> {
-    let data = session
-        .controller
-        .identify_raw(Identify::new(Cns::ALLOCATED_NAMESPACE_LIST, after))?;
+/// A list of namespaces; one page of 1024, as nvme-cli shows.
+fn listed_after(session: &Session, list: Identify) -> Result<Vec<u32>, Error> {
+    let data = session.controller.identify_raw(list)?;
     let (entries, _) = data.as_chunks::<4>();
     Ok(entries
         .iter()

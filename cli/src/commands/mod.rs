@@ -2,12 +2,16 @@
 
 mod audit;
 mod bind;
+mod blocks;
 mod cpu;
 mod doctor;
 mod emulate;
+mod features;
 mod group;
 mod identify;
 mod list;
+mod logs;
+mod manage;
 mod passthru;
 mod registers;
 mod serve;
@@ -37,6 +41,20 @@ pub(crate) fn run(command: Command) -> Result<(), Error> {
         Command::Read(args) => transfer::read(&args),
         Command::Write(args) => transfer::write(&args),
         Command::Flush(args) => transfer::flush(&args),
+        Command::NsDescs(args) => logs::ns_descs(&args),
+        Command::GetLog(args) => logs::get_log(&args),
+        Command::ErrorLog(args) => logs::error_log(&args),
+        Command::FwLog(args) => logs::fw_log(&args),
+        Command::EffectsLog(args) => logs::effects_log(&args),
+        Command::GetFeature(args) => features::get(&args),
+        Command::SetFeature(args) => features::set(&args),
+        Command::Dsm(args) => blocks::dsm(&args),
+        Command::WriteZeroes(args) => blocks::write_zeroes(&args),
+        Command::WriteUncor(args) => blocks::write_uncor(&args),
+        Command::Verify(args) => blocks::verify(&args),
+        Command::Copy(args) => blocks::copy(&args),
+        Command::Format(args) => manage::format(&args),
+        Command::Reset(args) => manage::reset(&args),
         Command::AdminPassthru(args) => passthru::admin(&args),
         Command::IoPassthru(args) => passthru::io(&args),
         Command::Bench(args) => bench::run(&args),

@@ -7,17 +7,18 @@ mod sender;
 mod show;
 
 use nvme_vfio::AdminData;
-use nvme_vfio_passthrough::{Direction, QueueKind, RawCommand};
+use nvme_vfio_passthrough::{Direction, Ended, Needs, QueueKind, RawCommand};
 
 use crate::{
-    args::{Format, PassthruArgs},
+    args::{CareArgs, Format, PassthruArgs},
     error::{Error, Kind},
 };
-use input::Input;
 use show::{Report, show};
 
-pub(super) use ask::ask;
+use ask::ask;
+pub(super) use input::Input;
 pub(super) use sender::Sender;
+pub(super) use show::hex;
 
 /// The most data that is taken for one command, in bytes. No controller takes so much at once.
 const MOST_DATA: u64 = 1 << 30;
@@ -32,7 +33,7 @@ pub(super) fn io(args: &PassthruArgs) -> Result<(), Error> {
 
 fn run(kind: QueueKind, called: &'static str, args: &PassthruArgs) -> Result<(), Error> {
     let mut command = command(called, args)?;
-    let mut sender = Sender::open(&args.address, args.care.audit.as_deref(), args.timeout)?;
+    let sender = Sender::open(&args.address, args.care.audit.as_deref(), args.timeout)?;
     command.nsid = match (args.namespace_id, kind) {
         (Some(nsid), _) => nsid,
         (None, QueueKind::Admin) => 0,
@@ -78,18 +79,13 @@ fn run(kind: QueueKind, called: &'static str, args: &PassthruArgs) -> Result<(),
     if args.dry_run {
         return Ok(());
     }
-    if !args.care.force {
-        ask(sender.session(), command.nsid, &needs)?;
-    }
-    let send = |sender: &mut Sender, data: AdminData<'_>| sender.send(kind, &command, data);
-    let ended = match needs.direction {
-        Direction::FromController => send(&mut sender, AdminData::FromController(&mut data)),
-        Direction::ToController => send(&mut sender, AdminData::ToController(&data)),
-        Direction::None | Direction::Both => send(&mut sender, AdminData::None),
+    let moved = match needs.direction {
+        Direction::FromController => AdminData::FromController(&mut data),
+        Direction::ToController => AdminData::ToController(&data),
+        Direction::None | Direction::Both => AdminData::None,
     };
-    // Also of a command that failed.
-    sender.finish()?;
-    let ended = ended.map_err(|error| error.context(called))?;
+    let ended = send(sender, kind, &command, &needs, moved, args.care.force)
+        .map_err(|error| error.context(called))?;
     Report {
         called,
         kind,
@@ -104,10 +100,53 @@ fn run(kind: QueueKind, called: &'static str, args: &PassthruArgs) -> Result<(),
     .print(args)
 }
 
+/// Asks, where that is needed, sends a command, and waits until the audit has it.
+fn send(
+    mut sender: Sender,
+    kind: QueueKind,
+    command: &RawCommand,
+    needs: &Needs,
+    data: AdminData<'_>,
+    force: bool,
+) -> Result<Ended, Error> {
+    if !force {
+        ask(sender.session(), command.nsid, needs)?;
+    }
+    let ended = sender.send(kind, command, data);
+    // Also of a command that failed.
+    sender.finish()?;
+    ended
+}
+
+/// Carries out a command that another command of this program is made of.
+pub(super) fn carry_out(
+    sender: Sender,
+    kind: QueueKind,
+    command: &RawCommand,
+    data: AdminData<'_>,
+    care: &CareArgs,
+) -> Result<Ended, Error> {
+    let list = match &data {
+        AdminData::ToController(bytes) => bytes
+            .get(..sender.list_bytes(kind, command))
+            .unwrap_or_default(),
+        _ => &[],
+    };
+    match sender.needs(kind, command, list) {
+        Ok(needs) => send(sender, kind, command, &needs, data, care.force),
+        Err(error) => Err(sender.refused(kind, command, list, error)),
+    }
+}
+
 /// The entry, as far as the arguments tell it.
 fn command(called: &str, args: &PassthruArgs) -> Result<RawCommand, Error> {
     let opcode = match args.opcodes().as_slice() {
-        [opcode] => *opcode,
+        [opcode] => u8::try_from(*opcode).map_err(|_| {
+            Error::usage(
+                format!("{opcode:#x} is no opcode: eight bits hold one"),
+                "Say one: --opcode=NUM",
+            )
+        })?,
         [] => {
             return Err(Error::usage(
                 format!("{called} needs an opcode"),
