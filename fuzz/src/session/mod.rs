@@ -5,6 +5,7 @@
 
 mod checked;
 mod descriptors;
+mod lent;
 mod served;
 
 use std::collections::VecDeque;

@@ -1,6 +1,7 @@
 //! A served controller, and a client that may run it as well as it can.
 
 use std::os::fd::BorrowedFd;
+use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sys::uio::pwrite;
@@ -8,6 +9,7 @@ use nvme_vfio_emulator::{Emulator, Patience, ServedController, served_domain};
 use nvme_vfio_user::device::Device;
 use nvme_vfio_user::message::Command;
 
+use super::lent::Lent;
 use super::{Behind, Message, descriptors};
 use crate::input::Input;
 
@@ -20,6 +22,8 @@ const QUEUES: [u64; 4] = [0, 1, 2, 3];
 
 struct Served {
     controller: ServedController,
+    /// Where a handler carries out the commands.
+    lent: Option<Lent>,
     tails: [u16; 2],
 }
 
@@ -31,24 +35,55 @@ pub fn served(data: &[u8]) {
     super::run(data, || {
         let text = "size=1M,mdts=2,queues=2,stepped=on,latency.read=1us..4us,latency.write=2us";
         let config = text.parse().expect("a good configuration");
+        let shape = data.first().copied().unwrap_or(0);
+        for kind in 0..3 {
+            clear(descriptors::of_kind(kind), descriptors::pages(kind));
+        }
+        if shape & 0x20 != 0 {
+            return lent(shape);
+        }
         let emulator = Emulator::in_domain(config, served_domain(64)).expect("a controller");
         // Commands in flight are either given up at once, or waited for as long as they take.
-        let time = match data.first() {
-            Some(shape) if shape & 0x10 != 0 => Duration::ZERO,
-            _ => Duration::from_secs(3600),
+        let time = if shape & 0x10 != 0 {
+            Duration::ZERO
+        } else {
+            Duration::from_secs(3600)
         };
         let patience = Patience {
             abort: time,
             fatal: Some(time),
         };
-        for kind in 0..3 {
-            clear(descriptors::of_kind(kind), descriptors::pages(kind));
-        }
         Served {
             controller: ServedController::new(emulator, patience).expect("descriptors"),
+            lent: None,
             tails: [0; 2],
         }
     });
+}
+
+/// A controller whose commands go to a handler, and all of whose memory is lent on.
+fn lent(shape: u8) -> Served {
+    let text = if shape & 0x40 != 0 {
+        "size=1M,mdts=2,queues=2,stepped=on,latency.read=1us..4us,latency.write=2us"
+    } else {
+        "size=1M,mdts=2,queues=2,stepped=on"
+    };
+    let config = text.parse().expect("a good configuration");
+    let lent = Lent::default();
+    let handler = Box::new(lent.clone());
+    let emulator =
+        Emulator::with_handler(config, handler, served_domain(64)).expect("a controller");
+    let patience = Patience {
+        abort: Duration::ZERO,
+        fatal: (shape & 0x10 != 0).then_some(Duration::ZERO),
+    };
+    let lender = Arc::new(lent.clone());
+    let controller = ServedController::with_lender(emulator, patience, lender);
+    Served {
+        controller: controller.expect("descriptors"),
+        lent: Some(lent),
+        tails: [0; 2],
+    }
 }
 
 /// The memory is used for every input, and must not tell one of another.
@@ -183,10 +218,17 @@ impl Behind for Served {
     }
 
     fn pass(&mut self) {
-        self.controller.emulator().step();
+        if self.lent.is_some() {
+            self.controller.emulator().turn(4);
+        } else {
+            self.controller.emulator().step();
+        }
     }
 
     fn check_end(&self) {
+        if let Some(lent) = &self.lent {
+            lent.check_end();
+        }
         let emulator = self.controller.emulator();
         let left = emulator.iommu().mappings();
         assert!(left.is_empty(), "mapped still: {left:?}");
