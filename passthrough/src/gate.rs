@@ -7,7 +7,7 @@ use nvme_vfio_queues::Status;
 
 use crate::audit::{ClientAudit, Started};
 use crate::client::{Client, Identity};
-use crate::command::{DecodedCommand, Geometry, QueueKind};
+use crate::command::{Class, DecodedCommand, Geometry, QueueKind};
 use crate::decode::Decoder;
 use crate::policy::GroupPolicy;
 use crate::reason::Refusal;
@@ -146,6 +146,23 @@ impl<P: Policy + ?Sized> Gate<P> {
     /// A command was refused where [`check`](Self::check) could not be asked: its range list could not be copied.
     pub fn refused(&mut self, queue: QueueKind, entry: &[u32; 16], refusal: Refusal, now: Instant) {
         self.audit.refused(queue, entry, refusal, now);
+    }
+
+    /// A command that had passed was stopped before it reached a controller. `command` is its class and length as they were decoded, `entry` its queue and its copied entry.
+    pub fn stopped(
+        &mut self,
+        started: Option<Started>,
+        command: (Class, u64),
+        entry: (QueueKind, &[u32; 16]),
+        refusal: Refusal,
+        now: Instant,
+    ) {
+        self.audit.stopped(started, command, entry, refusal, now);
+    }
+
+    /// A command that the audit does not wait for has ended, and not with success.
+    pub fn failed(&mut self) {
+        self.audit.failed();
     }
 
     /// A command that the audit waits for has ended, with that status.

@@ -161,6 +161,33 @@ impl ClientAudit {
         self.free.push(place);
     }
 
+    /// A command that was only counted has ended with another status than success.
+    pub fn failed(&mut self) {
+        self.shared.fail();
+    }
+
+    /// A command that had passed was stopped before it reached a controller: its data is not in the client's memory, or there were no means to carry it out. It is a
+    /// refusal, and no longer counted among what was allowed. `started` is what [`begin`](Self::begin) returned, `class` and `bytes` what the command was decoded to, and `entry` its submission
+    /// queue entry.
+    pub fn stopped(
+        &mut self,
+        started: Option<Started>,
+        (class, bytes): (Class, u64),
+        (queue, entry): (QueueKind, &[u32; 16]),
+        refusal: Refusal,
+        now: Instant,
+    ) {
+        if let Some(started) = started {
+            if let Some(Some(record)) = self.started.get_mut(index(started.0)) {
+                record.verdict = Verdict::Deny(refusal);
+            }
+            self.end(started, refusal.status, now);
+        } else if matches!(class, Class::Read | Class::Write) {
+            self.shared.uncount(class, bytes);
+            self.refused(queue, entry, refusal, now);
+        }
+    }
+
     /// A command was refused before it could be judged: nothing decodes it. `entry` is the submission queue entry as it was copied.
     pub fn refused(&mut self, queue: QueueKind, entry: &[u32; 16], refusal: Refusal, now: Instant) {
         let identity = self.identity;

@@ -304,6 +304,7 @@ pub(super) struct Counted<'a> {
     pub(super) read_bytes: u64,
     pub(super) writes: u64,
     pub(super) write_bytes: u64,
+    pub(super) failed: u64,
     pub(super) answered: u64,
     pub(super) connections: u64,
     pub(super) refused: BTreeMap<&'static str, u64>,
@@ -313,6 +314,7 @@ impl Counted<'_> {
     pub(super) fn is_nothing(&self) -> bool {
         self.reads == 0
             && self.writes == 0
+            && self.failed == 0
             && self.answered == 0
             && self.connections == 0
             && self.refused.is_empty()

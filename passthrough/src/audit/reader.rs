@@ -151,6 +151,7 @@ impl Reader {
             read_bytes: counts.read_bytes.wrapping_sub(told.read_bytes),
             writes: counts.writes.wrapping_sub(told.writes),
             write_bytes: counts.write_bytes.wrapping_sub(told.write_bytes),
+            failed: counts.failed.wrapping_sub(told.failed),
             answered: counts.answered.wrapping_sub(told.answered),
             connections: counts.connections.wrapping_sub(told.connections),
             refused: reasons,

@@ -65,6 +65,8 @@ pub struct Counts {
     pub writes: u64,
     /// Their bytes.
     pub write_bytes: u64,
+    /// Of all these, those that ended with another status than success.
+    pub failed: u64,
     /// Commands answered by the virtual controller that were only counted.
     pub answered: u64,
     /// Refusals, recorded or only counted.
@@ -98,6 +100,12 @@ impl Tally {
     pub(super) fn add(&self, bytes: u64) {
         raise(&self.commands, 1);
         raise(&self.bytes, bytes);
+    }
+
+    /// Takes one back.
+    fn remove(&self, bytes: u64) {
+        raise(&self.commands, 1_u64.wrapping_neg());
+        raise(&self.bytes, bytes.wrapping_neg());
     }
 
     fn get(&self) -> (u64, u64) {
@@ -155,6 +163,7 @@ pub(super) struct Shared {
     connecting: Mutex<()>,
     reads: Tally,
     writes: Tally,
+    failed: AtomicU64,
     answered: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
     refused_counted: [AtomicU64; Reason::ALL.len()],
@@ -176,6 +185,7 @@ impl Shared {
             connecting: Mutex::new(()),
             reads: Tally::default(),
             writes: Tally::default(),
+            failed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             refused_counted: std::array::from_fn(|_| AtomicU64::new(0)),
@@ -187,15 +197,29 @@ impl Shared {
         }
     }
 
-    /// Counts an allowed read or write.
     #[inline]
-    pub(super) fn count(&self, class: Class, bytes: u64) {
-        let tally = if matches!(class, Class::Read) {
+    fn tally(&self, class: Class) -> &Tally {
+        if matches!(class, Class::Read) {
             &self.reads
         } else {
             &self.writes
-        };
-        tally.add(bytes);
+        }
+    }
+
+    /// Counts an allowed read or write.
+    #[inline]
+    pub(super) fn count(&self, class: Class, bytes: u64) {
+        self.tally(class).add(bytes);
+    }
+
+    /// An allowed read or write that was counted has not been carried out.
+    pub(super) fn uncount(&self, class: Class, bytes: u64) {
+        self.tally(class).remove(bytes);
+    }
+
+    /// One that was counted has failed.
+    pub(super) fn fail(&self) {
+        raise(&self.failed, 1);
     }
 
     /// Records a refusal, or counts it.
@@ -265,6 +289,7 @@ impl Shared {
             read_bytes,
             writes,
             write_bytes,
+            failed: self.failed.load(Ordering::Relaxed),
             answered: self.answered.load(Ordering::Relaxed),
             refused: sum(&self.refused),
             refused_counted: sum(&self.refused_counted),

@@ -325,9 +325,15 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
                 Handling::Taken
             }
             Err((status, result)) => {
-                if let Some(started) = started {
-                    self.gate.end(started, status, self.now);
-                }
+                // It reached no controller: what it may touch was right, what it pointed to was not.
+                let reason = match status {
+                    status if status.is(Reason::PrpOffset.status()) => Reason::PrpOffset,
+                    status if status.is(Reason::OutsideMemory.status()) => Reason::OutsideMemory,
+                    _ => Reason::Unavailable,
+                };
+                let refusal = Refusal { status, reason };
+                self.gate
+                    .stopped(started, (class, length), (queue, &entry), refusal, self.now);
                 Handling::Complete { status, result }
             }
         }
@@ -345,8 +351,10 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         let (gate, now) = (&mut self.gate, self.now);
         let (shutdown, flushes) = (&mut self.shutdown, &mut self.flushes);
         self.engine.poll(memory, &mut |ended: Ended| {
-            if let Some(started) = ended.started {
-                gate.end(started, ended.status, now);
+            match ended.started {
+                Some(started) => gate.end(started, ended.status, now),
+                None if ended.status.is_success() => {}
+                None => gate.failed(),
             }
             if *shutdown == Some(ended.tag) {
                 *shutdown = None;

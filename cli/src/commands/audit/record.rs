@@ -119,6 +119,7 @@ fn counted(value: &Value) -> String {
         }
     }
     for (key, noun) in [
+        ("failed", "of these failed"),
         ("answered", "answered by the virtual controller"),
         ("connections", "events of connections"),
     ] {

@@ -280,3 +280,49 @@ fn connecting_in_a_loop_displaces_nothing_of_the_others() {
             .any(|line| line["event"] == "controller-reset" && line["client"].is_null())
     );
 }
+
+#[test]
+fn a_command_that_was_stopped_is_a_refusal_and_no_longer_counted_as_allowed() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        sample_allowed_io: 2,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut client = client(&auditor, 0, "a");
+    let now = Instant::now();
+    let mut entry = [0; 16];
+    (entry[0], entry[1], entry[10], entry[12]) = (2, 1, 1000, 7);
+    for _ in 0..10 {
+        let started = read_once(&mut client);
+        let refusal = Reason::OutsideMemory.refusal();
+        let read = (Class::Read, 8 * 512);
+        client.stopped(started, read, (QueueKind::Io, &entry), refusal, now);
+    }
+    // One that is carried out, and fails.
+    loop {
+        match read_once(&mut client) {
+            Some(started) => client.end(started, Status::SUCCESS, now),
+            None => break,
+        }
+    }
+    client.failed();
+    let counts = client.counts();
+    auditor.finish().unwrap();
+    assert_eq!(
+        (counts.reads, counts.read_bytes, counts.failed),
+        (1, 4096, 1)
+    );
+    let lines = paper.lines();
+    let refused: Vec<_> = of_kind(&lines, "command")
+        .into_iter()
+        .filter(|line| line["verdict"] == "refused")
+        .collect();
+    assert_eq!(refused.len(), 10);
+    for line in refused {
+        assert_eq!(line["reason"], "outside-memory");
+        assert_eq!(line["status"]["name"], "Data Transfer Error");
+        assert_eq!(line["extents"][0]["first"], 1000);
+    }
+    assert_eq!(sum(&of_kind(&lines, "counted"), "a", "failed"), 1);
+}
