@@ -421,8 +421,16 @@ fn an_idle_server_uses_next_to_no_processor_time() {
         std::thread::sleep(Duration::from_secs(seconds));
         (server.ticks() - before) as f64 / seconds as f64
     };
-    println!("nobody connected: {:.1} % of a processor", used(&server));
-    assert!(used(&server) < 10.0, "ticks are a hundredth of a second");
+    let alone = used(&server);
+    let address: nvme_vfio::Address = server.address("vm-a").parse().unwrap();
+    let controller = nvme_vfio::Controller::open(&address).unwrap();
+    let connected = used(&server);
+    drop(controller);
+    // Ticks are a hundredth of a second. Most of it is the emulated controller's, which looks at its doorbells a thousand times a second.
+    println!(
+        "of a processor: {alone:.1} % with nobody connected, {connected:.1} % with an idle client"
+    );
+    assert!(alone < 10.0 && connected < 12.0, "{alone} and {connected}");
 }
 
 #[test]

@@ -11,7 +11,7 @@ use nix::unistd::geteuid;
 use nvme_vfio_passthrough::audit::Event;
 use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
 use nvme_vfio_passthrough::privileges::{self, Account, Privileges};
-use nvme_vfio_passthrough::server::{OpenedGroup, ServeOptions, Serving, Summary};
+use nvme_vfio_passthrough::server::{OpenedGroup, Prepared, ServeOptions, Serving, Summary};
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
 
@@ -94,9 +94,11 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
         ..ServeOptions::default()
     };
     let account = account(&args.user)?;
-    allow_descriptors();
-    let serving = Serving::start(&policy, &options).map_err(failures::serve)?;
-    give_up_privileges(&serving, account)?;
+    raise_limits();
+    let group = OpenedGroup::open(&policy, &options).map_err(failures::serve)?;
+    let prepared = Prepared::new(&policy, group, &options).map_err(failures::serve)?;
+    give_up_privileges(&prepared, account)?;
+    let serving = prepared.begin().map_err(failures::serve)?;
     ready(args.output.output_format, &policy, &serving)?;
     serving.wait(stop);
     let summary = serving.finish().map_err(failures::serve)?;
@@ -113,8 +115,8 @@ fn account(user: &str) -> Result<Account, Error> {
     })
 }
 
-/// Everything is open: whatever else this process could do it gives up.
-fn give_up_privileges(serving: &Serving, account: Account) -> Result<(), Error> {
+/// Everything is open, and nobody was let in yet: whatever else this process could do it gives up.
+fn give_up_privileges(prepared: &Prepared, account: Account) -> Result<(), Error> {
     let given_up = privileges::give_up(&Privileges {
         account,
         locked_memory: None,
@@ -122,7 +124,7 @@ fn give_up_privileges(serving: &Serving, account: Account) -> Result<(), Error> 
         removes_files: !geteuid().is_root(),
     })
     .map_err(|error| failures::privileges(&error))?;
-    serving.audit().record(Event::PrivilegesDropped {
+    prepared.audit().record(Event::PrivilegesDropped {
         summary: given_up.to_string().into(),
     });
     Ok(())
@@ -232,14 +234,18 @@ fn tell(format: Format, summary: &Summary) -> Result<(), Error> {
     }
 }
 
-/// Descriptors: clients have sockets, memory and an eventfd for each vector. As many as this process may have.
-fn allow_descriptors() {
-    let raised = getrlimit(Resource::RLIMIT_NOFILE)
-        .and_then(|(_, hard)| setrlimit(Resource::RLIMIT_NOFILE, hard, hard));
-    if let Err(errno) = raised {
-        let _ = writeln!(
-            io::stderr(),
-            "warning: the number of open files cannot be raised: {errno}"
-        );
+/// Descriptors (each client has sockets, memory and an eventfd for each vector) and memory that is locked for devices: as much as this process may have.
+fn raise_limits() {
+    for (resource, what) in [
+        (Resource::RLIMIT_NOFILE, "open files"),
+        (Resource::RLIMIT_MEMLOCK, "locked memory"),
+    ] {
+        let raised = getrlimit(resource).and_then(|(_, hard)| setrlimit(resource, hard, hard));
+        if let Err(errno) = raised {
+            let _ = writeln!(
+                io::stderr(),
+                "warning: the limit of {what} cannot be raised: {errno}"
+            );
+        }
     }
 }

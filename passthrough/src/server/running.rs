@@ -16,11 +16,12 @@ use super::group::{OpenedGroup, check_lendable};
 use super::mender::MenderThread;
 use super::options::ServeOptions;
 use super::poller::Poller;
-use super::station::{Builder, Station};
+use super::station::{Builder, Front, Station};
 use super::telling::{herald, tell_beginning};
 use crate::audit::{self, AuditOptions, Auditor, Event, ServerAudit, Text};
 use crate::controller::Clock;
-use crate::policy::{GroupPolicy, PolicyFile, Warning};
+use crate::policy::{GroupPolicy, PolicyFile, ResolvedPolicy, Warning};
+use crate::verdict::Policy;
 
 /// How often the main thread looks whether a socket has failed.
 const LOOK: u16 = 1000;
@@ -66,6 +67,116 @@ pub struct Summary {
     pub audit_lines: u64,
 }
 
+/// A group that could be served: everything is open, and nobody is let in yet. What the process need not do any more it gives up now.
+#[derive(Debug)]
+pub struct Prepared {
+    serving: Serving,
+    fronts: Vec<Front>,
+    tell: mpsc::Sender<usize>,
+}
+
+impl Prepared {
+    /// Makes everything that serving takes: sockets, virtual controllers, the audit, the threads that poll and mend.
+    ///
+    /// # Errors
+    /// [`ServeError`]: whatever stands in the way. Nothing is left behind then but the audit's file and the directory.
+    pub fn new(
+        policy: &PolicyFile,
+        group: OpenedGroup,
+        options: &ServeOptions,
+    ) -> Result<Prepared, ServeError> {
+        Prepared::with_rules(policy, group, options, |resolved| {
+            Arc::new(GroupPolicy::new(resolved))
+        })
+    }
+
+    /// As [`new`](Self::new), with another judge of commands than the policy file's own: `rules` makes it of what the policy means for these controllers. Which blocks a client can name at all,
+    /// its limits and its memory stay as the policy file says; what has no decoder and what never passes is refused before anybody is asked.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with_rules<P: Policy + ?Sized + 'static>(
+        policy: &PolicyFile,
+        group: OpenedGroup,
+        options: &ServeOptions,
+        rules: impl FnOnce(&ResolvedPolicy) -> Arc<P>,
+    ) -> Result<Prepared, ServeError> {
+        let resolved = policy.resolve(&group.facts, &group.budget())?;
+        check_lendable(policy, &resolved)?;
+        directory::prepare(&policy.directory)?;
+        let auditor = start_audit(policy)?;
+        let server_audit = auditor.server();
+        tell_beginning(policy, &server_audit, &resolved);
+        let mender = MenderThread::start(
+            group.controllers.clone(),
+            options.times,
+            herald(policy, &server_audit),
+        )
+        .map_err(ServeError::no_thread)?;
+        let builder = Builder {
+            policy,
+            options,
+            controllers: &group.controllers,
+            rules: rules(&resolved),
+            clock: Clock::new(),
+            mender: mender.mender(),
+            auditor: &auditor,
+            server_audit: &server_audit,
+            poller: Arc::default(),
+        };
+        let mut fronts = Vec::with_capacity(resolved.clients.len());
+        for client in &resolved.clients {
+            fronts.push(builder.front(client)?);
+        }
+        let seats = fronts.iter().map(|front| Arc::clone(&front.seat)).collect();
+        let poller = Poller::start(seats, builder.clock.clone(), options.busy, options.cpu)
+            .map_err(ServeError::no_thread)?;
+        // Set once, here.
+        let _ = builder.poller.set(poller.thread());
+        let (tell, ended) = mpsc::channel();
+        Ok(Prepared {
+            serving: Serving {
+                stations: Vec::with_capacity(fronts.len()),
+                ended,
+                poller: Some(poller),
+                mender: Some(mender),
+                server_audit,
+                warnings: resolved.warnings,
+                auditor: Some(auditor),
+                controllers: group.controllers.clone(),
+                _group: group.group,
+                began: Instant::now(),
+                end_patience: options.end_patience,
+            },
+            fronts,
+            tell,
+        })
+    }
+
+    /// The audit of the server's own doings.
+    #[must_use]
+    pub fn audit(&self) -> &ServerAudit {
+        &self.serving.server_audit
+    }
+
+    /// Lets clients in.
+    ///
+    /// # Errors
+    /// The system gave no thread or descriptor.
+    pub fn begin(self) -> Result<Serving, ServeError> {
+        let Prepared {
+            mut serving,
+            fronts,
+            tell,
+        } = self;
+        for (index, front) in fronts.into_iter().enumerate() {
+            let station = front.serve(index, tell.clone())?;
+            serving.stations.push(station);
+        }
+        Ok(serving)
+    }
+}
+
 impl Serving {
     /// Opens the controllers of a policy and serves them.
     ///
@@ -85,58 +196,7 @@ impl Serving {
         group: OpenedGroup,
         options: &ServeOptions,
     ) -> Result<Serving, ServeError> {
-        let resolved = policy.resolve(&group.facts, &group.budget())?;
-        check_lendable(policy, &resolved)?;
-        directory::prepare(&policy.directory)?;
-        let auditor = start_audit(policy)?;
-        let server_audit = auditor.server();
-        tell_beginning(policy, &server_audit, &resolved);
-        let mender = MenderThread::start(
-            group.controllers.clone(),
-            options.times,
-            herald(policy, &server_audit),
-        )
-        .map_err(ServeError::no_thread)?;
-        let builder = Builder {
-            policy,
-            options,
-            controllers: &group.controllers,
-            rules: Arc::new(GroupPolicy::new(&resolved)),
-            clock: Clock::new(),
-            mender: mender.mender(),
-            auditor: &auditor,
-            server_audit: &server_audit,
-            poller: Arc::default(),
-        };
-        let mut fronts = Vec::with_capacity(resolved.clients.len());
-        for client in &resolved.clients {
-            fronts.push(builder.front(client)?);
-        }
-        let seats = fronts.iter().map(|front| Arc::clone(&front.seat)).collect();
-        let poller = Poller::start(seats, builder.clock.clone(), options.busy, options.cpu)
-            .map_err(ServeError::no_thread)?;
-        // Set once, here.
-        let _ = builder.poller.set(poller.thread());
-        let (tell, ended) = mpsc::channel();
-        let mut serving = Serving {
-            stations: Vec::with_capacity(fronts.len()),
-            ended,
-            poller: Some(poller),
-            mender: Some(mender),
-            server_audit: server_audit.clone(),
-            warnings: resolved.warnings,
-            auditor: None,
-            controllers: group.controllers.clone(),
-            _group: group.group,
-            began: Instant::now(),
-            end_patience: options.end_patience,
-        };
-        for (index, front) in fronts.into_iter().enumerate() {
-            let station = front.serve(index, tell.clone())?;
-            serving.stations.push(station);
-        }
-        serving.auditor = Some(auditor);
-        Ok(serving)
+        Prepared::new(policy, group, options)?.begin()
     }
 
     /// The clients' names and sockets, in the order of the policy.

@@ -25,7 +25,8 @@ use crate::controller::{
 };
 use crate::decode::Decoder;
 use crate::gate::Gate;
-use crate::policy::{GroupPolicy, Isolation, PolicyFile, ResolvedClient};
+use crate::policy::{Isolation, PolicyFile, ResolvedClient};
+use crate::verdict::Policy;
 
 /// One client's socket and the thread that answers it.
 #[derive(Debug)]
@@ -37,11 +38,11 @@ pub(super) struct Station {
 }
 
 /// What all clients' front ends are made of.
-pub(super) struct Builder<'a> {
+pub(super) struct Builder<'a, P: ?Sized> {
     pub(super) policy: &'a PolicyFile,
     pub(super) options: &'a ServeOptions,
     pub(super) controllers: &'a [Controller],
-    pub(super) rules: Arc<GroupPolicy>,
+    pub(super) rules: Arc<P>,
     pub(super) clock: Clock,
     pub(super) mender: Mender,
     pub(super) auditor: &'a Auditor,
@@ -50,6 +51,7 @@ pub(super) struct Builder<'a> {
 }
 
 /// A client's virtual controller, not served yet.
+#[derive(Debug)]
 pub(super) struct Front {
     name: String,
     served: ServedController,
@@ -57,7 +59,7 @@ pub(super) struct Front {
     pub(super) seat: Arc<Seat>,
 }
 
-impl Builder<'_> {
+impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
     pub(super) fn front(&self, client: &ResolvedClient) -> Result<Front, ServeError> {
         let name = client.policy.name.clone();
         let holder = Holder::default();
@@ -100,7 +102,7 @@ impl Builder<'_> {
         &self,
         client: &ResolvedClient,
         holder: &Holder,
-    ) -> Result<(VirtualController, nvme_vfio_emulator::Config), ServeError> {
+    ) -> Result<(VirtualController<P>, nvme_vfio_emulator::Config), ServeError> {
         let limits = &client.limits;
         let used = client.namespaces.iter().map(|one| one.controller);
         let allowed = used

@@ -1,6 +1,13 @@
 //! Two clients, each with its own blocks.
 
+use std::sync::Arc;
 use std::time::Duration;
+
+use nvme_vfio::{CommandError, Error, QueueOptions};
+use nvme_vfio_passthrough::policy::GroupPolicy;
+use nvme_vfio_passthrough::server::{OpenedGroup, Prepared, ServeOptions};
+use nvme_vfio_passthrough::{Access, Client, DecodedCommand, Extent, Policy, Reason, Verdict};
+use nvme_vfio_queues::Status;
 
 use crate::place::{Place, check, fill};
 
@@ -39,5 +46,42 @@ fn what_a_client_leaves_it_finds_again() {
     let a = place.open("vm-a");
     check(&a, 5);
     drop(a);
+    serving.finish().unwrap();
+}
+
+/// A judge of somebody else's: the policy file's, and no writes to the first hundred blocks.
+#[derive(Debug)]
+struct NoHead(GroupPolicy);
+
+impl Policy for NoHead {
+    fn authorize(&self, command: &DecodedCommand<'_>, client: &Client) -> Verdict {
+        let touches = |extent: &Extent| extent.access == Access::Write && extent.first < 100;
+        if command.extents.iter().any(touches) {
+            return Verdict::Deny(Reason::AccessNotGranted.refusal());
+        }
+        self.0.authorize(command, client)
+    }
+}
+
+#[test]
+fn the_judge_of_commands_can_be_replaced() {
+    let place = Place::two_halves();
+    let options = ServeOptions::default();
+    let group = OpenedGroup::open(&place.policy, &options).unwrap();
+    let prepared = Prepared::with_rules(&place.policy, group, &options, |resolved| {
+        let rules: Arc<dyn Policy> = Arc::new(NoHead(GroupPolicy::new(resolved)));
+        rules
+    });
+    let serving = prepared.unwrap().begin().unwrap();
+    let a = place.open("vm-a");
+    let namespace = a.only_namespace().unwrap();
+    let mut queue = a.io_queue(QueueOptions::default()).unwrap();
+    let mut write = |lba| queue.write_blocking(&namespace, lba, a.allocate(512).unwrap());
+    let Err(Error::Command(CommandError::Status(status))) = write(99) else {
+        panic!("it was written");
+    };
+    assert!(status.is(Status::ACCESS_DENIED), "{status}");
+    write(100).unwrap();
+    drop((queue, a));
     serving.finish().unwrap();
 }

@@ -84,6 +84,15 @@ fn hang(service: &Service, how: OnAbort, count: u64) {
 
 const INTERRUPTED: u16 = 0x21;
 
+/// Submits reads, and waits until the device has them: nobody else may use it meanwhile.
+fn submit_all(service: &Service, host: &mut Host, count: u32) {
+    let before = service.device.statistics().commands;
+    host.submit(2, count);
+    until("they are at the device", || {
+        service.device.statistics().commands >= before + u64::from(count)
+    });
+}
+
 #[test]
 fn commands_that_hang_on_the_device_cost_their_client_its_queue_and_nobody_else_anything() {
     let service = Service::start(TWO);
@@ -187,11 +196,7 @@ fn memory_that_is_taken_back_in_flight_is_let_go_of_when_nothing_touches_it_any_
     let mut host = Host::new(&service.place.socket("vm-a"), 1);
     let data = host.lend();
     hang(&service, OnAbort::NotAborted, u64::from(DEPTH));
-    let before = service.device.statistics().commands;
-    host.submit(2, DEPTH);
-    until("they are at the device", || {
-        service.device.statistics().commands >= before + u64::from(DEPTH)
-    });
+    submit_all(&service, &mut host, DEPTH);
     let neighbour = Neighbour::start(b, 100);
     let began = Instant::now();
     host.client.dma_unmap(DATA, LENGTH).unwrap();
@@ -225,9 +230,10 @@ fn a_client_that_goes_with_hanging_commands_is_succeeded_and_leaves_no_memory_ma
         let _data = host.lend();
         assert_eq!(service.controller.address_space().mappings().len(), own + 2);
         hang(&service, OnAbort::NotAborted, 8);
-        host.submit(2, DEPTH);
-        thread::sleep(Duration::from_millis(10));
+        // The neighbour's commands are counted too, so not all of these may be there yet.
+        submit_all(&service, &mut host, DEPTH);
         drop(host);
+        service.device.clear_faults();
         // Let in means that its predecessor's memory was let go of.
         let next = Host::new(&service.place.socket("vm-a"), 1);
         assert_eq!(service.controller.address_space().mappings().len(), own + 1);
@@ -287,8 +293,7 @@ fn a_controller_that_is_reset_by_its_client_with_commands_at_the_device_waits_fo
     let mut host = Host::new(&service.place.socket("vm-a"), 1);
     let _data = host.lend();
     hang(&service, OnAbort::NotAborted, 2);
-    host.submit(2, 2);
-    thread::sleep(Duration::from_millis(10));
+    submit_all(&service, &mut host, 2);
     host.client.reset().unwrap();
     assert_eq!(host.read(0x1c) & 1, 0, "disabled");
     // A reset came only after the proof.
@@ -307,8 +312,7 @@ fn the_service_ends_with_commands_that_hang() {
     let mut host = Host::new(&service.place.socket("vm-a"), 1);
     let _data = host.lend();
     hang(&service, OnAbort::NotAborted, 4);
-    host.submit(2, 4);
-    thread::sleep(Duration::from_millis(10));
+    submit_all(&service, &mut host, 4);
     service.end();
 }
 
@@ -319,8 +323,7 @@ fn without_a_proof_memory_is_not_let_go_of_even_at_the_end() {
     let _data = host.lend();
     let mapped = service.controller.address_space().mappings();
     hang(&service, OnAbort::NotAborted, 1);
-    host.submit(2, 1);
-    thread::sleep(Duration::from_millis(10));
+    submit_all(&service, &mut host, 1);
     let gone = Fault::Controller(ControllerFault::Gone, Until::Cleared);
     service.device.inject(gone);
     service
