@@ -473,6 +473,12 @@ impl Emulator {
             .memory(core.config_space.bus_master(), self.trace.when_on())
     }
 
+    /// The same, unless the mappings are being changed.
+    fn try_memory(&self, core: &Core) -> Option<DeviceMemory<'_>> {
+        self.iommu
+            .try_memory(core.config_space.bus_master(), self.trace.when_on())
+    }
+
     /// What was done so far.
     #[must_use]
     pub fn statistics(&self) -> Statistics {

@@ -9,7 +9,7 @@ pub use fault::{DmaOrigin, FaultReason, FaultingCommand, IommuFault};
 
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Mutex, PoisonError, RwLock, RwLockWriteGuard};
+use std::sync::{Mutex, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard, TryLockError};
 
 use nvme_vfio_dma::{
     Access, DomainId, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError,
@@ -228,8 +228,32 @@ impl SoftwareIommu {
         bus_master: bool,
         trace: Option<&'a Tracer>,
     ) -> DeviceMemory<'a> {
+        let regions = self.regions.read().unwrap_or_else(PoisonError::into_inner);
+        self.view(regions, bus_master, trace)
+    }
+
+    /// The same, unless the mappings are being changed.
+    pub(crate) fn try_memory<'a>(
+        &'a self,
+        bus_master: bool,
+        trace: Option<&'a Tracer>,
+    ) -> Option<DeviceMemory<'a>> {
+        let regions = match self.regions.try_read() {
+            Ok(regions) => regions,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return None,
+        };
+        Some(self.view(regions, bus_master, trace))
+    }
+
+    fn view<'a>(
+        &'a self,
+        regions: RwLockReadGuard<'a, Regions>,
+        bus_master: bool,
+        trace: Option<&'a Tracer>,
+    ) -> DeviceMemory<'a> {
         DeviceMemory {
-            regions: self.regions.read().unwrap_or_else(PoisonError::into_inner),
+            regions,
             iommu: self,
             bus_master,
             direct: bus_master && trace.is_none(),

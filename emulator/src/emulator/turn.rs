@@ -1,6 +1,6 @@
 //! A turn of a thread that serves many controllers.
 
-use std::sync::PoisonError;
+use std::sync::TryLockError;
 
 use super::Emulator;
 
@@ -14,7 +14,7 @@ pub struct Turn {
     pub fetched: u64,
     /// Completion entries that were posted.
     pub posted: u64,
-    /// Commands that are in flight.
+    /// Commands that are in flight, or 1 where another thread had the controller.
     pub in_flight: usize,
     /// Nothing but a doorbell, or a method of the controller, can bring work.
     pub quiet: bool,
@@ -22,9 +22,17 @@ pub struct Turn {
 
 impl Emulator {
     /// One bounded turn, for a thread that serves many controllers one after the other: what has ended is posted, and at most `limit` entries are fetched (there is no limit
-    /// without a [`CommandHandler`](crate::CommandHandler)). Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
+    /// without a [`CommandHandler`](crate::CommandHandler)). It never waits: while another thread has the controller or changes its mappings, nothing is done, and `in_flight` is 1. Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
     pub fn turn(&self, limit: u32) -> Turn {
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let busy = Turn {
+            in_flight: 1,
+            ..Turn::default()
+        };
+        let mut core = match self.core.try_lock() {
+            Ok(core) => core,
+            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
+            Err(TryLockError::WouldBlock) => return busy,
+        };
         if core.quiet && !core.any_rung() {
             core.rests += 1;
             if core.rests >= RESTS_OF_TURNS {
@@ -38,7 +46,9 @@ impl Emulator {
                 ..Turn::default()
             };
         }
-        let memory = self.memory(&core);
+        let Some(memory) = self.try_memory(&core) else {
+            return busy;
+        };
         memory.set_hints(core.hints);
         let (commands, completions) = (core.statistics.commands, core.statistics.completions);
         core.budget = limit;

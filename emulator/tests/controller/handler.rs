@@ -427,6 +427,28 @@ fn the_host_hears_of_changed_namespaces_and_stray_doorbells_also_when_quiet() {
 }
 
 #[test]
+fn a_turn_waits_for_nobody() {
+    let bench = bench();
+    let (emulator, script) = (Arc::clone(&bench.host.emulator), Arc::clone(&bench.script));
+    let blocked = script.lock().unwrap();
+    std::thread::scope(|scope| {
+        // It has the controller, and waits in the handler.
+        let other = scope.spawn(|| bench.host.emulator.register_write(CC, 4, 0));
+        let begun = std::time::Instant::now();
+        let busy = nvme_vfio_emulator::Turn {
+            in_flight: 1,
+            ..Default::default()
+        };
+        while emulator.turn(1) != busy {
+            assert!(begun.elapsed().as_secs() < 10 && !other.is_finished());
+        }
+        drop(blocked);
+    });
+    assert_eq!(bench.host.read(CSTS), 0);
+    assert_ne!(emulator.turn(1).in_flight, 1);
+}
+
+#[test]
 fn data_is_where_the_prps_say() {
     let mut bench = bench();
     let memory = bench.host.memory(64 << 10);
