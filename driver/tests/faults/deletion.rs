@@ -17,6 +17,7 @@ const DELETE_CQ: u8 = 4;
 ways![
     a_deleted_queue_reports_everything_once_and_gives_all_memory_back,
     what_was_answered_before_the_deletion_is_done,
+    a_deleted_queue_of_a_controller_that_goes_keeps_no_memory,
     a_deletion_leaves_other_queues_alone,
     a_large_io_ends_with_its_queue_and_sends_nothing_after_it,
     a_refused_deletion_changes_nothing,
@@ -117,6 +118,24 @@ fn a_deleted_queue_reports_everything_once_and_gives_all_memory_back(way: Way) {
     assert_eq!(bench.controller.events().resets, 0);
     bench.works(&mut queue);
     assert!(!queue.needs_rebuild());
+    queue.flush_blocking(&bench.namespace).unwrap();
+}
+
+fn a_deleted_queue_of_a_controller_that_goes_keeps_no_memory(way: Way) {
+    let bench = way.bench(RecoveryLimit::Function);
+    let mut queue = bench.queue(4);
+    bench.hang(OnAbort::NotAborted);
+    bench.read(&mut queue, 1);
+    bench.settle(&mut queue);
+    queue.delete().unwrap();
+    bench
+        .emulator
+        .inject(Fault::of_controller(ControllerFault::Gone));
+    assert!(matches!(bench.controller.check_status(), Err(Error::Gone)));
+    queue.delete().unwrap();
+    assert_eq!(reports(&mut queue), [(1, Outcome::Deleted, true)]);
+    drop(queue);
+    assert_eq!(bench.controller.quarantined(), 0);
 }
 
 fn what_was_answered_before_the_deletion_is_done(way: Way) {

@@ -88,7 +88,7 @@ impl<P: Policy + ?Sized> InProcess<P> {
         )?)
     }
 
-    /// Carries out an admin command.
+    /// Carries out an admin command. Bytes that the controller leaves out stay as they are, but for a vendor's command, whose data begins as zeros.
     ///
     /// # Errors
     /// [`PassthroughError`]. A command that was refused, or whose data does not fit it, has not reached the controller.
@@ -138,7 +138,11 @@ impl<P: Policy + ?Sized> InProcess<P> {
         };
         let decoded = passed.command();
         let fits = metadata(looked, decoded).and_then(|()| fits(decoded, &data));
-        let data = cut(data, length(decoded));
+        let mut data = cut(data, length(decoded));
+        if let (None, AdminData::FromController(bytes)) = (length(decoded), &mut data) {
+            // Should the controller move more than was thought, it may take a page of the buffer for a list of addresses: there are to be none.
+            bytes.fill(0);
+        }
         let built = build(&passed);
         let started = passed.take_started();
         let result = fits.and_then(|()| match kind {

@@ -390,6 +390,25 @@ fn a_buffer_of_another_length_or_direction_reaches_nobody() {
 }
 
 #[test]
+fn the_data_of_a_command_that_does_not_tell_its_length_begins_as_zeros() {
+    let bench = Bench::new();
+    let mut through = bench.controller.passthrough();
+    let vendor = RawCommand {
+        opcode: 0xc2,
+        ..RawCommand::default()
+    };
+    let mut data = [0xff; 8192];
+    let error = through
+        .admin_passthru(&vendor, AdminData::FromController(&mut data))
+        .unwrap_err();
+    assert!(
+        matches!(&error, PassthroughError::Driver(nvme_vfio::Error::Status { status, .. }) if status.is(Status::INVALID_OPCODE)),
+        "{error}"
+    );
+    assert_eq!(data, [0; 8192]);
+}
+
+#[test]
 fn blocks_with_metadata_are_refused_before_they_are_moved() {
     let bench = Bench::new();
     let mut through = bench.controller.passthrough();
