@@ -11,8 +11,10 @@
 //!
 //! Times differ from machine to machine and from minute to minute; instruction counts repeat exactly.
 
+mod broker;
 mod gate;
 mod rig;
 
+pub use broker::BrokerRig;
 pub use gate::GateRig;
 pub use rig::Rig;

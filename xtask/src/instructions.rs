@@ -33,7 +33,7 @@ struct Loop {
     limit: f64,
 }
 
-const LOOPS: [Loop; 10] = [
+const LOOPS: [Loop; 11] = [
     line("smallest loop, depth 32", "smallest", 32, 100.0),
     line("smallest loop, depth 128", "smallest", 128, 100.0),
     line("loop of `nvme-vfio bench`, depth 32", "bench", 32, 200.0),
@@ -44,6 +44,7 @@ const LOOPS: [Loop; 10] = [
     line("a client's read decoded, judged, counted", "gate", 1, 250.0),
     line("of these, its decoding", "decode", 1, 120.0),
     line("of these, its count in the audit", "audit", 1, 30.0),
+    line("a client's read, all that a server does", "broker", 32, 2200.0),
 ];
 
 const fn line(title: &'static str, name: &'static str, depth: u32, limit: f64) -> Loop {

@@ -8,7 +8,7 @@ use std::hint::black_box;
 use std::sync::Arc;
 
 use nvme_vfio::{IoQueue, Namespace, QueueOptions};
-use nvme_vfio_benches::{GateRig, Rig};
+use nvme_vfio_benches::{BrokerRig, GateRig, Rig};
 use nvme_vfio_cli::args::Rw;
 use nvme_vfio_cli::bench::clock::Clock;
 use nvme_vfio_cli::bench::plan::Limit;
@@ -95,6 +95,32 @@ fn controller(
     })
 }
 
+/// A turn of a client's virtual controller: what a server does for its commands.
+#[inline(never)]
+fn counted_turn(front: &Emulator) {
+    black_box(front.turn(256));
+}
+
+/// A server's half alone, between a client's driver and a real controller: neither's work is counted.
+fn broker(rig: BrokerRig, count: u64) -> Result<(), Box<dyn Error>> {
+    let BrokerRig {
+        front,
+        device,
+        client,
+        namespace,
+        mut queue,
+    } = rig;
+    let buffers = (0..queue.depth())
+        .map(|_| client.allocate(4096))
+        .collect::<Result<_, _>>()?;
+    smallest::run(&mut queue, &namespace, buffers, count, || {
+        counted_turn(&front);
+        // Not counted, since it is outside of what is.
+        device.step();
+        counted_turn(&front);
+    })
+}
+
 /// Steps of a controller that has nothing to do.
 #[inline(never)]
 fn counted_empty_steps(emulator: &Emulator, count: u64) {
@@ -147,7 +173,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let [name, depth, count] = arguments.as_slice() else {
         return Err(
-            "usage: instructions smallest|bench|empty-poll|controller|empty-step|gate|decode|audit DEPTH COUNT"
+            "usage: instructions smallest|bench|empty-poll|controller|empty-step|gate|decode|audit|broker DEPTH COUNT"
                 .into(),
         );
     };
@@ -157,6 +183,9 @@ fn main() -> Result<(), Box<dyn Error>> {
         "decode" => return counted_decode(&mut GateRig::new()?, count),
         "audit" => return counted_audit(&mut GateRig::new()?, count),
         _ => {}
+    }
+    if name == "broker" {
+        return broker(BrokerRig::new(depth.parse()?)?, count);
     }
     let mut rig = Rig::new(QueueOptions::with_depth(depth.parse()?))?;
     let buffers = rig.buffers()?;
