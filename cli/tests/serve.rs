@@ -175,6 +175,23 @@ impl Server {
             .collect()
     }
 
+    /// Waits for an event in the audit, which is written a little later.
+    #[track_caller]
+    fn until_told(&self, event: &str) -> Value {
+        let end = Instant::now() + PATIENCE;
+        loop {
+            let told = self
+                .audit()
+                .into_iter()
+                .find(|record| record["event"] == event);
+            if let Some(told) = told {
+                return told;
+            }
+            assert!(Instant::now() < end, "the audit does not tell: {event}");
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Clock ticks that the server has used.
     fn ticks(&self) -> u64 {
         let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
@@ -357,11 +374,7 @@ fn the_server_keeps_no_privileges_and_its_successor_takes_its_sockets() {
         (field("NoNewPrivs:"), field("Seccomp:")),
         (vec!["1".to_owned()], vec!["2".to_owned()])
     );
-    let dropped = server
-        .audit()
-        .into_iter()
-        .find(|record| record["event"] == "privileges-dropped");
-    assert!(dropped.is_some());
+    server.until_told("privileges-dropped");
     // Everything that a client's end needs is still allowed: doorbells are renewed, memory is let go of.
     for _ in 0..3 {
         assert_eq!(server.read("vm-a", 1 << 16), data);
@@ -451,22 +464,11 @@ fn somebody_who_is_not_in_the_policy_is_told_so_and_recorded() {
         return;
     }
     assert_eq!(owner, 1, "the socket is its user's");
-    let end = Instant::now() + PATIENCE;
-    loop {
-        let audit = server.audit();
-        let refused = audit
-            .iter()
-            .find(|record| record["event"] == "connection-refused");
-        if let Some(refused) = refused {
-            assert_eq!(
-                (&refused["client"], &refused["uid"]),
-                (&"vm-a".into(), &0.into())
-            );
-            break;
-        }
-        assert!(Instant::now() < end, "not recorded");
-        std::thread::sleep(Duration::from_millis(20));
-    }
+    let refused = server.until_told("connection-refused");
+    assert_eq!(
+        (&refused["client"], &refused["uid"]),
+        (&"vm-a".into(), &0.into())
+    );
 }
 
 #[test]
