@@ -6,7 +6,7 @@ use super::super::cases::{Cases, GEOMETRY};
 use super::super::field::{Fate, WORDS};
 use super::super::request::View;
 use super::super::table::{Row, Rule};
-use super::{QUEUES, VIEWS, decoder, entry, geometry, rows, seeded, table};
+use super::{Decoder, QUEUES, VIEWS, decoder, entry, geometry, rows, seeded, table};
 use crate::command::{DecodedCommand, Extent, QueueKind};
 use crate::reason::Refusal;
 
@@ -18,12 +18,11 @@ struct Kept {
 }
 
 fn decode(
-    view: View,
+    decoder: &mut Decoder,
     queue: QueueKind,
     entry: &[u32; WORDS],
     list: &[u8],
 ) -> Result<Kept, Refusal> {
-    let mut decoder = decoder(view);
     let decoded = decoder.decode(queue, geometry(entry), entry, list)?;
     Ok(Kept {
         extents: decoded.extents.to_vec(),
@@ -44,7 +43,8 @@ fn fate(row: &Row, word: usize, bit: u32) -> Option<Fate> {
 
 /// Flips every bit of an entry that passes.
 fn account_for_every_bit(view: View, queue: QueueKind, entry: &[u32; WORDS], list: &[u8]) {
-    let Ok(decoded) = decode(view, queue, entry, list) else {
+    let mut decoder = decoder(view);
+    let Ok(decoded) = decode(&mut decoder, queue, entry, list) else {
         return;
     };
     let row = table(queue)[usize::from(entry[0] as u8)];
@@ -52,18 +52,18 @@ fn account_for_every_bit(view: View, queue: QueueKind, entry: &[u32; WORDS], lis
         for bit in 0..32 {
             let mut flipped = *entry;
             flipped[word] ^= 1 << bit;
-            let result = decode(view, queue, &flipped, list);
-            let what = format!(
-                "{queue:?} {view:?} {}, word {word} bit {bit}: {entry:x?}",
-                row.name
-            );
+            let result = decode(&mut decoder, queue, &flipped, list);
+            let name = row.name;
+            let what = || format!("{queue:?} {view:?} {name}, word {word} bit {bit}: {entry:x?}");
             match fate(row, word, bit) {
-                None | Some(Fate::Refused(_)) => assert!(result.is_err(), "{what}"),
-                Some(Fate::Dropped) => assert_eq!(result.as_ref(), Ok(&decoded), "{what}"),
+                None | Some(Fate::Refused(_)) => assert!(result.is_err(), "{}", what()),
+                Some(Fate::Dropped) => {
+                    assert_eq!(result.as_ref(), Ok(&decoded), "{}", what());
+                }
                 Some(Fate::Decoded) => {
                     // A range that ends with the namespace can be said in two ways.
                     let to_the_end = row.name == "Get LBA Status" && word == 13 && bit < 16;
-                    assert!(to_the_end || result.as_ref() != Ok(&decoded), "{what}");
+                    assert!(to_the_end || result.as_ref() != Ok(&decoded), "{}", what());
                 }
             }
         }
@@ -232,11 +232,11 @@ proptest! {
     #[test]
     fn any_64_bytes_are_decoded_or_refused(words: [u32; 16], list in proptest::collection::vec(any::<u8>(), 0..100)) {
         for view in VIEWS {
+            let mut decoder = decoder(view);
             for queue in QUEUES {
                 let mut entry = words;
                 for opcode in 0..=u8::MAX {
                     entry[0] = words[0] & !0xff | u32::from(opcode);
-                    let mut decoder = decoder(view);
                     for geometry in [None, Some(&GEOMETRY)] {
                         let result = decoder.decode(queue, geometry, &entry, &list);
                         // Noise in the metadata pointer alone has everything refused.

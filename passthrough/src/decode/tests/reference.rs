@@ -244,11 +244,11 @@ fn the_decoder_reads_as_the_reference_does() {
     let mut runner = TestRunner::new_with_rng(config, rng);
     let strategy = any_given();
     let mut passed = [0_u32; 256];
-    for _ in 0..50_000 {
+    for _ in 0..20_000 {
         let given = strategy.new_tree(&mut runner).unwrap().current();
         passed[usize::from(given.bytes[0])] += u32::from(check(&given));
     }
     for opcode in [0x00, 0x01, 0x02, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x19, 0x86] {
-        assert!(passed[opcode] > 80, "{opcode:02x}h: {}", passed[opcode]);
+        assert!(passed[opcode] > 30, "{opcode:02x}h: {}", passed[opcode]);
     }
 }
