@@ -6,6 +6,7 @@ mod faults;
 mod model;
 mod operator;
 mod personality;
+mod recorded;
 mod rig;
 
 #[test]

@@ -150,6 +150,8 @@ pub(super) struct Plan {
     pub(super) operator: bool,
     /// The client is told what this policy gives it; else the front end says what it likes.
     pub(super) policy: Option<&'static str>,
+    /// Where its commands are recorded; without it they are counted.
+    pub(super) audit: Option<ClientAudit>,
 }
 
 impl Default for Plan {
@@ -170,6 +172,7 @@ impl Default for Plan {
             mender: None,
             operator: false,
             policy: None,
+            audit: None,
         }
     }
 }
@@ -218,7 +221,8 @@ impl Rig {
             Arc::new(Grants(plan.classes)),
             client(),
             Decoder::new().with_format_attributes(server.identify().fna),
-            ClientAudit::detached("tester"),
+            plan.audit
+                .unwrap_or_else(|| ClientAudit::detached("tester")),
         );
         let size = server
             .namespace(plan.slices[0][0].nsid)
