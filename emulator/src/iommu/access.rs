@@ -32,6 +32,21 @@ pub struct DeviceMemory<'a> {
     pub(super) hints: [Cell<u32>; 4],
 }
 
+/// Appends a segment, or makes the last longer where it goes on there, if that is among those from `first` on.
+#[inline]
+fn join(segment: Segment, first: usize, into: &mut Vec<Segment>) {
+    let before = into.get_mut(first..).and_then(<[Segment]>::last_mut);
+    let joined = before.filter(|last| {
+        last.region == segment.region
+            && last.offset + u64::from(last.length) == segment.offset
+            && last.length.checked_add(segment.length).is_some()
+    });
+    match joined {
+        Some(last) => last.length += segment.length,
+        None => into.push(segment),
+    }
+}
+
 impl DeviceMemory<'_> {
     /// Whether somebody waits to change the mappings, which this value keeps as they are.
     #[inline]
@@ -199,6 +214,15 @@ impl DeviceMemory<'_> {
     ) -> Result<(), Status> {
         let mut done = 0;
         while done < length {
+            // Mostly all of it lies where the last did; what does not, or may not be, goes the way that tells.
+            if done == 0
+                && self.direct
+                && let Ok(whole) = u32::try_from(length)
+                && let Some(segment) = self.piece(iova, whole, access)
+            {
+                join(segment, first, into);
+                return Ok(());
+            }
             let left = usize::try_from(length - done).unwrap_or(usize::MAX);
             let segment = self
                 .translate(
@@ -209,16 +233,7 @@ impl DeviceMemory<'_> {
                 )
                 .map_err(|DmaRefused| Status::DATA_TRANSFER_ERROR)?;
             done += u64::from(segment.length);
-            let before = into.get_mut(first..).and_then(<[Segment]>::last_mut);
-            let joined = before.filter(|last| {
-                last.region == segment.region
-                    && last.offset + u64::from(last.length) == segment.offset
-                    && last.length.checked_add(segment.length).is_some()
-            });
-            match joined {
-                Some(last) => last.length += segment.length,
-                None => into.push(segment),
-            }
+            join(segment, first, into);
         }
         Ok(())
     }
