@@ -256,6 +256,10 @@ fn work() {
     let event = nix::sys::eventfd::EventFd::new().unwrap();
     event.write(1).unwrap();
     assert_eq!(event.read().unwrap(), 1);
+    // What a client's descriptor is, the server reads there, although its files are root's now.
+    let descriptor = std::os::fd::AsRawFd::as_raw_fd(&event);
+    let kind = fs::read_link(format!("/proc/self/fd/{descriptor}")).unwrap();
+    assert_eq!(kind.to_str(), Some("anon_inode:[eventfd]"));
     // A panic is still a panic.
     assert!(thread::spawn(|| panic!("on purpose")).join().is_err());
 }
