@@ -4,6 +4,7 @@
 //! last line adds up the tests of all test programs, and counts each step that is no test program as one test.
 
 mod licences;
+mod mutations;
 mod report;
 mod runner;
 pub mod soak;

@@ -7,7 +7,7 @@ use clap::ValueEnum;
 
 use super::report::{Outcome, Report};
 use super::runner::{cargo, tests};
-use super::{fuzz, prepare_what_can_be, vm_needs};
+use super::{fuzz, mutations, prepare_what_can_be, vm_needs};
 use crate::packages;
 use crate::vm;
 
@@ -33,6 +33,8 @@ pub enum Soak {
     Crowd,
     /// 10,000 clients of a lent controller that are killed at full depth.
     KilledClients,
+    /// Each check between a client's bytes and a lent controller, taken away: the tests must notice.
+    Mutations,
     /// Each fuzzer for ten minutes.
     Fuzz,
 }
@@ -65,7 +67,10 @@ pub fn run(parts: &[Soak]) -> Result<bool> {
 impl Soak {
     fn run(self) -> Result<Outcome> {
         let Some((package, test)) = self.test() else {
-            return fuzz(FUZZ_TIME);
+            return match self {
+                Self::Mutations => mutations::run(),
+                _ => fuzz(FUZZ_TIME),
+            };
         };
         let mut command = cargo();
         command.args(["test", "--release", "--all-features"]);
@@ -92,7 +97,7 @@ impl Soak {
             Self::Races => Some(("nvme-vfio-passthrough", "races")),
             Self::Crowd => Some(("nvme-vfio-passthrough", "crowd")),
             Self::KilledClients => Some(("nvme-vfio-passthrough", "killed")),
-            Self::Fuzz => None,
+            Self::Mutations | Self::Fuzz => None,
         }
     }
 }
