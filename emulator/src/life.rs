@@ -167,7 +167,10 @@ impl Core {
     fn shut_down(&mut self, normal: bool, memory: &DeviceMemory<'_>) {
         self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
         if normal && self.handler.is_some() {
-            self.shut_down_handler(memory);
+            // A controller that is disabled, or could not be enabled, has CSTS.RDY = 0, and the host may enable it at once: nothing may be in flight.
+            if self.state != State::Disabled {
+                self.shut_down_handler(memory);
+            }
         } else if normal && self.config.vwc {
             flush_all(self);
         }

@@ -140,7 +140,13 @@ impl Client {
             }
             step();
         }
-        panic!("CSTS is {:#x}, RDY {wanted} was waited for", self.status());
+        let mut space = [0; 128];
+        self.emulator.config_read(0, &mut space);
+        panic!(
+            "CSTS is {:#x}, CC {:#x}, configuration space {space:x?}, RDY {wanted} was waited for",
+            self.status(),
+            self.emulator.register_read(CC, 4)
+        );
     }
 
     pub(crate) fn status(&self) -> u32 {

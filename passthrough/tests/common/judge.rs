@@ -212,6 +212,11 @@ impl Judge {
         &self.clients[client].grant
     }
 
+    /// These opcodes may come to the device for a client, too.
+    pub(crate) fn also(&mut self, client: usize, opcodes: &[u8]) {
+        self.clients[client].grant.opcodes.extend(opcodes);
+    }
+
     /// Everything that this client alone has just done shows which queues are its own.
     pub(crate) fn learn_queues(&mut self, client: usize) -> usize {
         for record in self.records() {

@@ -316,9 +316,9 @@ impl World {
         }
         let mut smart = device.log_page(LogPageId::SMART_HEALTH, u32::MAX, 512);
         if let Ok(data) = &mut smart {
-            // What was read and written, how many commands, and how many errors.
+            // What was read and written, how many commands, and how many errors, those of blocks that their client poisoned among them.
             data[32..96].fill(0);
-            data[176..192].fill(0);
+            data[160..192].fill(0);
         }
         push("health".to_owned(), smart);
         state.push((

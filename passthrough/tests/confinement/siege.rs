@@ -47,8 +47,23 @@ pub(crate) const ORDINARY: &[&str] = &[
     "copy",
 ];
 
-pub(crate) fn lent(bounce: bool) -> Vec<Lent> {
-    let ordinary = || ORDINARY.to_vec();
+/// How the attacker is held.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Held {
+    /// The device reaches its memory.
+    Shared,
+    /// Its data is copied.
+    Bounce,
+    /// It was granted nothing but to read, and is only observed: it may do to its own blocks whatever can be granted.
+    Observed,
+}
+
+pub(crate) fn lent(held: Held) -> Vec<Lent> {
+    let ordinary = || match held {
+        Held::Observed => vec!["read"],
+        _ => ORDINARY.to_vec(),
+    };
+    let bounce = held == Held::Bounce;
     vec![
         Lent {
             name: "attacker-alpha",
@@ -61,7 +76,10 @@ pub(crate) fn lent(bounce: bool) -> Vec<Lent> {
                 (2, vec![piece(2, 500, 500)], ordinary()),
             ],
             bounce,
-            more: "",
+            more: match held {
+                Held::Observed => "mode = \"observe\"",
+                _ => "",
+            },
         },
         // Right beside the first, on both sides.
         Lent {
@@ -72,7 +90,7 @@ pub(crate) fn lent(bounce: bool) -> Vec<Lent> {
                     vec![piece(1, 2000, 500), piece(3, 0, 100)],
                     vec!["read", "write"],
                 ),
-                (2, vec![piece(1, 900, 100)], ordinary()),
+                (2, vec![piece(1, 900, 100)], ORDINARY.to_vec()),
             ],
             bounce: false,
             more: "",
@@ -92,12 +110,18 @@ pub(crate) struct Siege {
     bystander: Vec<(String, Vec<u8>)>,
     /// Commands that succeeded although they were bent.
     succeeded: u64,
+    held: Held,
 }
 
 impl Siege {
-    pub(crate) fn new(bounce: bool, what: &str) -> Siege {
+    pub(crate) fn new(held: Held, what: &str) -> Siege {
         let mut random = seeded(what);
-        let mut world = World::new(DEVICE, &lent(bounce));
+        let mut world = World::new(DEVICE, &lent(held));
+        if held == Held::Observed {
+            world
+                .judge
+                .also(ACTING, &[0x00, 0x01, 0x04, 0x05, 0x08, 0x09, 0x0c, 0x19]);
+        }
         let mut foreign_addresses: Vec<u64> =
             world.judge.mappings().iter().map(|at| at.0).collect();
         foreign_addresses.extend(world.judge.lent(BYSTANDER).iter().map(|at| at.0));
@@ -124,6 +148,7 @@ impl Siege {
             device,
             bystander,
             succeeded: 0,
+            held,
         }
     }
 
@@ -169,6 +194,10 @@ impl Siege {
 
     /// An honest client's work in the attacker's place.
     fn honest(&mut self) {
+        // One that poisons its own blocks reads them no more.
+        if self.held == Held::Observed {
+            return;
+        }
         let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
         let client = &mut self.world.seats[ACTING].client;
         client.start(&mut step);
