@@ -44,7 +44,12 @@ const LOOPS: [Loop; 11] = [
     line("a client's read decoded, judged, counted", "gate", 1, 250.0),
     line("of these, its decoding", "decode", 1, 120.0),
     line("of these, its count in the audit", "audit", 1, 30.0),
-    line("a client's read, all that a server does", "broker", 32, 2200.0),
+    line(
+        "a client's read, all that a server does",
+        "broker",
+        32,
+        2200.0,
+    ),
 ];
 
 const fn line(title: &'static str, name: &'static str, depth: u32, limit: f64) -> Loop {

@@ -14,6 +14,7 @@ use super::clock::Clock;
 use super::engine::Engine;
 use super::flight::MOST_BLOCKS;
 use super::namespace::{LentNamespace, Whole};
+use super::personality::Moved;
 use super::ranges::{CopyLimits, DeallocateLimits};
 use super::slices::{Slice, SliceError, SliceMap};
 use super::submit::COPY_RANGES_OF_PAGE;
@@ -223,6 +224,7 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             holder: config.holder,
             holders: 0,
             personality: None,
+            moved: Moved::default(),
             operator: None,
             cancelled: Vec::new(),
             outstanding: u32::from(outstanding),

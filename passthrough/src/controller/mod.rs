@@ -66,6 +66,7 @@ use bucket::Bucket;
 use engine::{Ended, Engine};
 use flight::Work;
 use operator::{Operator, OperatorEnded};
+use personality::Moved;
 
 /// Bytes that one of an operator's commands may move.
 const OPERATOR_BYTES: u64 = 1 << 20;
@@ -87,6 +88,7 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     operator: Option<Operator>,
     /// Operators' commands that have ended because their client wants its memory back.
     cancelled: Vec<OperatorEnded>,
+    moved: Moved,
     outstanding: u32,
     operations: Bucket,
     bandwidth: Bucket,
@@ -171,10 +173,11 @@ impl<P: Policy + ?Sized> VirtualController<P> {
         Ok(())
     }
 
-    /// What a command costs of the ceilings, whether it passes or not.
+    /// What a command that has passed costs of the ceilings, and what the client's log pages say of it.
     #[inline]
     fn charge(&mut self, class: Class, length: u64, blocks: u64, shift: u8) {
         self.operations.take(1);
+        self.moved.count(class, length);
         let bytes = match class {
             // They make the controller read, although no data moves.
             Class::Verify | Class::Copy => blocks.saturating_mul(1 << shift),
@@ -315,7 +318,8 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             Some(place) if queue == QueueKind::Io => {
                 self.engine.start(&passed, command, place, memory)
             }
-            _ => Err((Reason::Unavailable.status(), 0)),
+            // Get LBA Status is decoded, and not offered: what it returns goes past the range that it names.
+            _ => Err((Status::INVALID_OPCODE.with_dnr(), 0)),
         };
         let started = passed.take_started();
         self.charge(class, length, blocks, shift);
@@ -415,7 +419,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn log(&self, lid: u8, _nsid: u32, page: &mut [u8]) {
         if let Some(personality) = &self.personality {
-            personality.log(lid, page);
+            personality.log(lid, &self.moved, page);
         }
     }
 }

@@ -5,7 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use nvme_vfio::Controller;
 use nvme_vfio_queues::command::LogPageId;
 
-use crate::command::ClassSet;
+use crate::command::{Class, ClassSet};
 use crate::policy::{ControllerNames, NamespaceNames, ResolvedClient};
 
 /// Optional commands, by their bit of ONCS.
@@ -98,6 +98,41 @@ struct Namespace {
     dlfeat: u8,
     /// MSSRL, MCL and MSRC of the real namespaces.
     copy: [u8; 7],
+}
+
+/// What a client has read and written, as its commands ask for it.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Moved {
+    reads: u64,
+    writes: u64,
+    read_bytes: u64,
+    written_bytes: u64,
+}
+
+impl Moved {
+    #[inline]
+    pub(super) fn count(&mut self, class: Class, length: u64) {
+        match class {
+            Class::Read | Class::Compare => {
+                self.reads += 1;
+                self.read_bytes += length;
+            }
+            Class::Write => {
+                self.writes += 1;
+                self.written_bytes += length;
+            }
+            _ => {}
+        }
+    }
+
+    /// Data units, of 1000 blocks of 512 bytes, and commands of SMART / Health Information.
+    fn put(&self, page: &mut [u8]) {
+        let units = |bytes: u64| bytes.div_ceil(512 * 1000).to_le_bytes();
+        copy(page, 32, &units(self.read_bytes));
+        copy(page, 48, &units(self.written_bytes));
+        copy(page, 64, &self.reads.to_le_bytes());
+        copy(page, 80, &self.writes.to_le_bytes());
+    }
 }
 
 /// What a client's controller says of itself.
@@ -254,9 +289,12 @@ impl Personality {
     }
 
     /// Corrects a log page of the front end.
-    pub(super) fn log(&self, lid: u8, page: &mut [u8]) {
+    pub(super) fn log(&self, lid: u8, moved: &Moved, page: &mut [u8]) {
         match lid {
-            0x02 => self.health.put(page),
+            0x02 => {
+                self.health.put(page);
+                moved.put(page);
+            }
             0x05 => {
                 for entry in page.chunks_exact_mut(4).skip(256).take(256) {
                     entry.fill(0);

@@ -393,3 +393,60 @@ fn a_shutdown_is_complete_when_what_was_written_is_durable() {
     }
     assert_eq!(status(), 0b10);
 }
+
+/// Reads of a block that a client ends in half a second of a clock that the test sets, with these ceilings.
+fn reads_in_half_a_second(operations: Option<u64>, bandwidth: Option<u64>, blocks: usize) -> u64 {
+    let (device, server) = device();
+    let plan = Plan {
+        slices: vec![vec![slice(1, 0, 1000)]],
+        ceilings: Ceilings {
+            outstanding: 16,
+            operations,
+            bandwidth,
+        },
+        ..Plan::default()
+    };
+    let rig = Rig::on(plan, device, server);
+    let namespace = rig.client.only_namespace().unwrap();
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
+    let mut buffers: Vec<Buffer> = (0..16)
+        .map(|_| rig.client.allocate(blocks * 512).unwrap())
+        .collect();
+    // What was saved up until now is spent first.
+    let (start, mut ended) = (Instant::now() + Duration::from_secs(1), 0);
+    for tick in 0..500u32 {
+        rig.clock.set(start + Duration::from_millis(1) * tick);
+        for _ in 0..4 {
+            while let Some(buffer) = buffers.pop() {
+                queue.read(&namespace, 0, buffer, 0).unwrap();
+            }
+            queue.ring();
+            // As a server does it: nothing of what waits is forgotten although no doorbell is rung again.
+            rig.front.turn(32);
+            rig.device.step();
+            rig.front.turn(32);
+            while let Some(completion) = queue.poll() {
+                assert!(completion.result().is_ok());
+                buffers.extend(completion.buffer);
+                ended += 1;
+            }
+        }
+    }
+    ended
+}
+
+#[test]
+fn ceilings_are_kept_over_time_and_reached() {
+    // A fiftieth of a second's worth more than comes in the time.
+    let within = |ended: u64, want: u64| {
+        assert!(
+            (want * 95 / 100..=want * 105 / 100).contains(&ended),
+            "{ended} instead of {want}"
+        );
+    };
+    within(reads_in_half_a_second(Some(2_000), None, 1), 1_040);
+    within(reads_in_half_a_second(None, Some(1 << 20), 1), 1_065);
+    within(reads_in_half_a_second(Some(100), Some(1 << 30), 16), 52);
+    let free = reads_in_half_a_second(None, None, 1);
+    assert!(free > 10_000, "{free}");
+}

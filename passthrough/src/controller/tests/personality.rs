@@ -1,5 +1,6 @@
 //! What a client is told of its controller.
 
+use nvme_vfio::QueueOptions;
 use nvme_vfio_queues::NvmOpcode;
 use nvme_vfio_queues::command::{Cns, Identify, LogPageId};
 use nvme_vfio_queues::identify::{DescriptorList, NamespaceIdentifier};
@@ -100,6 +101,21 @@ fn a_client_is_told_what_it_was_granted() {
     let (own, real) = (smart(&rig.client), smart(&rig.server));
     assert_eq!(own.temperature.get(), real.temperature.get());
     assert_eq!(own.power_cycles.get(), real.power_cycles.get());
+    assert_eq!(own.host_read_commands.get(), 0);
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let only = rig.client.only_namespace().unwrap();
+    let buffer = rig.client.allocate(65_536).unwrap();
+    let buffer = queue.read_blocking(&only, 0, buffer).unwrap();
+    queue.write_blocking(&only, 0, buffer).unwrap();
+    let own = smart(&rig.client);
+    assert_eq!(
+        (own.host_read_commands.get(), own.host_write_commands.get()),
+        (1, 1)
+    );
+    assert_eq!(
+        (own.data_units_read.get(), own.data_units_written.get()),
+        (1, 1)
+    );
 }
 
 #[test]
