@@ -165,13 +165,15 @@ impl Core {
     }
 
     fn shut_down(&mut self, normal: bool, memory: &DeviceMemory<'_>) {
+        let already = self.registers.csts & SHST == SHST_OCCURRING;
         self.registers.csts = self.registers.csts & !SHST | SHST_OCCURRING;
         if normal && self.handler.is_some() {
             // A controller that is disabled, or could not be enabled, has CSTS.RDY = 0, and the host may enable it at once: nothing may be in flight.
-            if self.state != State::Disabled {
+            // And a host that asks again and again gets no more than one flush at a time.
+            if self.state != State::Disabled && !already {
                 self.shut_down_handler(memory);
             }
-        } else if normal && self.config.vwc {
+        } else if normal && self.config.vwc && !already {
             flush_all(self);
         }
         self.finish_shutdown(memory);
