@@ -175,7 +175,7 @@ impl From<SubmitError> for Error {
             SubmitError::OutOfRange { .. } => Kind::LbaOutOfRange,
             SubmitError::Gone => Kind::Gone,
             SubmitError::Reset | SubmitError::Deleted => Kind::Reset,
-            SubmitError::Length { .. } => Kind::Usage,
+            SubmitError::Length { .. } | SubmitError::TooLong { .. } => Kind::Usage,
             _ => Kind::Environment,
         };
         build(kind, &error)

@@ -135,10 +135,17 @@ fn the_json_is_that_of_nvme_cli() {
     let script = "
         for command in id-ctrl list-ns smart-log show-regs; do marked nvme.$command nvme $command /dev/nvme0 -o json; done
         marked nvme.id-ns nvme id-ns /dev/nvme0n1 -o json
+        marked nvme.ns-descs nvme ns-descs /dev/nvme0n1 -o json
+        for command in error-log fw-log effects-log; do marked nvme.$command nvme $command /dev/nvme0 -o json; done
+        nvme admin-passthru /dev/nvme0 --opcode=06 --data-len=4096 --cdw10=1 -r -b >/tmp/nvme.admin
+        nvme io-passthru /dev/nvme0n1 --opcode=2 --namespace-id=1 --data-len=4096 --read --cdw10=0 --cdw11=0 --cdw12=7 --raw-binary >/tmp/nvme.io
         marked nvme.list nvme list -o json
         marked ours.list nvme-vfio list -o json
         nvme-vfio bind $A >/dev/null
         for command in id-ctrl id-ns list-ns smart-log show-regs; do marked ours.$command nvme-vfio $command $A -o json; done
+        for command in ns-descs error-log fw-log effects-log; do marked ours.$command nvme-vfio $command $A -o json; done
+        nvme-vfio admin-passthru $A --opcode=06 --data-len=4096 --cdw10=1 -r -b | cmp - /tmp/nvme.admin && echo admin equal
+        nvme-vfio io-passthru $A --opcode=2 --namespace-id=1 --data-len=4096 --read --cdw10=0 --cdw11=0 --cdw12=7 --raw-binary | cmp - /tmp/nvme.io && echo io equal
         marked vfio.list nvme-vfio list -o json
         for command in id-ctrl id-ns smart-log; do nvme-vfio $command $A -b >/tmp/$command; done
         nvme-vfio unbind $A >/dev/null
@@ -164,6 +171,18 @@ fn the_json_is_that_of_nvme_cli() {
             ],
         ),
         (
+            "error-log",
+            &[
+                "error_count",
+                "sqid",
+                "cmdid",
+                "status_field",
+                "parm_error_location",
+            ],
+        ),
+        ("ns-descs", &[]),
+        ("effects-log", &[]),
+        (
             "show-regs",
             &["cc", "csts", "aqa", "asq", "acq", "intms", "intmc"],
         ),
@@ -186,7 +205,15 @@ fn the_json_is_that_of_nvme_cli() {
         &["DevicePath"],
         "list",
     );
-    expect(&output, &["binary equal"]);
+    // Under the name of the device, which is ours.
+    let inner = |name: &str| {
+        let log = marked(&output, name);
+        log.as_object().and_then(|log| log.values().next().cloned())
+    };
+    let (theirs, ours) = (inner("nvme.fw-log"), inner("ours.fw-log"));
+    assert!(theirs.is_some());
+    same(&theirs.into(), &ours.into(), &[], "fw-log");
+    expect(&output, &["admin equal", "io equal", "binary equal"]);
 }
 
 /// The keys of an object and those below, but for the names of percentiles and classes.

@@ -54,6 +54,14 @@ fn check_data(length: Option<u32>) -> Result<(), Error> {
     }
 }
 
+fn too_small(given: u64, needed: u64) -> Error {
+    Error::new(
+        Kind::BufferTooSmall,
+        format!("--data-len={given} is too small: the feature has {needed} bytes"),
+    )
+    .remedy(format!("Use: --data-len={needed}"))
+}
+
 /// Reads one feature: its value, and its data.
 fn read(sender: &mut Sender, args: &GetFeatureArgs, feature: u8) -> Result<(u32, Vec<u8>), Error> {
     let command = RawCommand {
@@ -69,11 +77,7 @@ fn read(sender: &mut Sender, args: &GetFeatureArgs, feature: u8) -> Result<(u32,
     let given = args.data_len.map_or(needed, u64::from);
     let mut data = vec![0; usize::try_from(given.max(needed)).unwrap_or(0)];
     if given < needed {
-        return Err(Error::new(
-            Kind::BufferTooSmall,
-            format!("--data-len={given} is too small: the feature has {needed} bytes"),
-        )
-        .remedy(format!("Use: --data-len={needed}")));
+        return Err(too_small(given, needed));
     }
     let moved = match needs.direction {
         Direction::FromController => AdminData::FromController(&mut data),
@@ -186,7 +190,7 @@ pub(super) fn set(args: &SetFeatureArgs) -> Result<(), Error> {
             "Say which: --value=NUM",
         ));
     }
-    let sender = Sender::open(&args.address, args.care.audit.as_deref(), 0)?;
+    let mut sender = Sender::open(&args.address, args.care.audit.as_deref(), 0)?;
     let command = RawCommand {
         opcode: 0x09,
         nsid: args.namespace_id,
@@ -196,28 +200,20 @@ pub(super) fn set(args: &SetFeatureArgs) -> Result<(), Error> {
         cdw14: u32::from(args.uuid_index & 0x7f),
         ..RawCommand::default()
     };
-    let data = match sender.needs(QueueKind::Admin, &command, &[]) {
-        Err(error) => return Err(sender.refused(QueueKind::Admin, &command, &[], error)),
-        Ok(needs) => {
-            let needed = needs.length.unwrap_or(0);
-            let length = args.data_len.map_or(needed, u64::from);
-            if length < needed {
-                return Err(Error::new(
-                    Kind::BufferTooSmall,
-                    format!("--data-len={length} is too small: the feature has {needed} bytes"),
-                )
-                .remedy(format!("Use: --data-len={needed}")));
-            }
-            match (needs.direction, timestamp && args.data.is_none()) {
-                (Direction::ToController, true) => value.to_le_bytes().to_vec(),
-                (Direction::ToController, false) => Input {
-                    file: args.data.as_deref(),
-                    prefill: None,
-                }
-                .read(usize::try_from(length).unwrap_or(0))?,
-                _ => Vec::new(),
-            }
+    let needs = sender.needs(QueueKind::Admin, &command, &[])?;
+    let needed = needs.length.unwrap_or(0);
+    let length = args.data_len.map_or(needed, u64::from);
+    if length < needed {
+        return Err(too_small(length, needed));
+    }
+    let data = match (needs.direction, timestamp && args.data.is_none()) {
+        (Direction::ToController, true) => value.to_le_bytes().to_vec(),
+        (Direction::ToController, false) => Input {
+            file: args.data.as_deref(),
+            prefill: None,
         }
+        .read(usize::try_from(length).unwrap_or(0))?,
+        _ => Vec::new(),
     };
     let moved = if data.is_empty() {
         AdminData::None

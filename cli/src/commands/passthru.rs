@@ -33,7 +33,9 @@ pub(super) fn io(args: &PassthruArgs) -> Result<(), Error> {
 
 fn run(kind: QueueKind, called: &'static str, args: &PassthruArgs) -> Result<(), Error> {
     let mut command = command(called, args)?;
-    let sender = Sender::open(&args.address, args.care.audit.as_deref(), args.timeout)?;
+    // What is only shown is not recorded.
+    let audit = args.care.audit.as_deref().filter(|_| !args.dry_run);
+    let mut sender = Sender::open(&args.address, audit, args.timeout)?;
     command.nsid = match (args.namespace_id, kind) {
         (Some(nsid), _) => nsid,
         (None, QueueKind::Admin) => 0,
@@ -48,12 +50,7 @@ fn run(kind: QueueKind, called: &'static str, args: &PassthruArgs) -> Result<(),
         data = read_input(args, bytes(args, list_bytes as u64)?)?;
     }
     let list = data.get(..list_bytes).unwrap_or_default();
-    let needs = match sender.needs(kind, &command, list) {
-        Ok(needs) => needs,
-        // The audit is to have it.
-        Err(error) if !args.dry_run => return Err(sender.refused(kind, &command, list, error)),
-        Err(error) => return Err(error),
-    };
+    let needs = sender.needs(kind, &command, list)?;
     check_direction(args, needs.direction)?;
     let length = match needs.length {
         Some(0) if args.data_len.unwrap_or(0) == 0 => 0,
@@ -120,7 +117,7 @@ fn send(
 
 /// Carries out a command that another command of this program is made of.
 pub(super) fn carry_out(
-    sender: Sender,
+    mut sender: Sender,
     kind: QueueKind,
     command: &RawCommand,
     data: AdminData<'_>,
@@ -132,10 +129,8 @@ pub(super) fn carry_out(
             .unwrap_or_default(),
         _ => &[],
     };
-    match sender.needs(kind, command, list) {
-        Ok(needs) => send(sender, kind, command, &needs, data, care.force),
-        Err(error) => Err(sender.refused(kind, command, list, error)),
-    }
+    let needs = sender.needs(kind, command, list)?;
+    send(sender, kind, command, &needs, data, care.force)
 }
 
 /// The entry, as far as the arguments tell it.

@@ -15,7 +15,7 @@ use crate::command::{Class, CommandSet, DecodedCommand, Direction, QueueKind};
 use crate::decode::Decoder;
 use crate::gate::Gate;
 use crate::policy::OwnerPolicy;
-use crate::reason::Reason;
+use crate::reason::{Reason, Refusal};
 use crate::verdict::Policy;
 
 /// A command that has ended with success.
@@ -74,6 +74,12 @@ impl<P: Policy + ?Sized> InProcess<P> {
         let decoded = decoder.decode(queue, geometry.as_ref(), &command.entry(), list)?;
         metadata(looked, &decoded)?;
         Ok(Needs::new(&decoded))
+    }
+
+    /// Has the audit record a command that [`needs`](Self::needs) has refused, and that is therefore not tried.
+    pub fn refused(&mut self, queue: QueueKind, command: &RawCommand, refusal: Refusal) {
+        self.gate
+            .refused(queue, &command.entry(), refusal, Instant::now());
     }
 
     /// Bytes of the range list that a command points to; 0 for a command without one.

@@ -1,5 +1,6 @@
 //! Errors of the gate and of the audit as the user's.
 
+use nvme_vfio::CommandError;
 use nvme_vfio_passthrough::{PassthroughError, Reason, audit::AuditError};
 
 use crate::{
@@ -27,6 +28,9 @@ impl From<PassthroughError> for Error {
                 Error::new(Kind::BufferTooSmall, text).remedy(format!("Use: --data-len={needed}"))
             }
             PassthroughError::Direction { .. } => Error::new(Kind::Usage, text),
+            PassthroughError::Driver(nvme_vfio::Error::Status { status, .. }) => {
+                CommandError::Status(status).into()
+            }
             PassthroughError::Driver(error) => error.into(),
             PassthroughError::Command(error) => error.into(),
             _ => Error::new(Kind::Unsupported, text),

@@ -64,34 +64,18 @@ impl Sender {
         InProcess::<OwnerPolicy>::list_bytes(kind, command).unwrap_or(0)
     }
 
-    /// What a command would do, and the data that it needs.
+    /// What a command would do, and the data that it needs. One that will not pass is recorded.
     pub(crate) fn needs(
-        &self,
+        &mut self,
         kind: QueueKind,
         command: &RawCommand,
         list: &[u8],
     ) -> Result<Needs, Error> {
-        Ok(self.through.needs(kind, command, list)?)
-    }
-
-    /// Has a command recorded that will not pass.
-    pub(crate) fn refused(
-        mut self,
-        kind: QueueKind,
-        command: &RawCommand,
-        list: &[u8],
-        error: Error,
-    ) -> Error {
-        let data = if list.is_empty() {
-            AdminData::None
-        } else {
-            AdminData::ToController(list)
-        };
-        let again = self.send(kind, command, data);
-        match (again, self.finish()) {
-            (Err(error), Ok(())) | (_, Err(error)) => error,
-            (Ok(_), Ok(())) => error,
+        let needs = self.through.needs(kind, command, list);
+        if let Err(PassthroughError::Refused { refusal }) = needs {
+            self.through.refused(kind, command, refusal);
         }
+        Ok(needs?)
     }
 
     /// Sends a command and waits for its end.
@@ -101,19 +85,10 @@ impl Sender {
         command: &RawCommand,
         data: AdminData<'_>,
     ) -> Result<Ended, Error> {
-        Ok(self.try_send(kind, command, data)?)
-    }
-
-    fn try_send(
-        &mut self,
-        kind: QueueKind,
-        command: &RawCommand,
-        data: AdminData<'_>,
-    ) -> Result<Ended, PassthroughError> {
-        match kind {
+        Ok(match kind {
             QueueKind::Admin => self.through.admin_passthru(command, data),
             QueueKind::Io => self.through.io_passthru(command, data),
-        }
+        }?)
     }
 
     /// Waits until the audit has everything.
