@@ -25,11 +25,31 @@ struct Mutation {
     tests: &'static [&'static str],
 }
 
-const LIB: &[&str] = &["--lib"];
-const CONFINEMENT: &[&str] = &["--test", "confinement"];
+const DECODER: &[&str] = &["--test", "confinement", "--", "entries"];
+const DECODER_TABLE: &[&str] = &["--lib", "--", "decode::"];
+const POLICY: &[&str] = &["--lib", "--", "policy::"];
+const SLICES: &[&str] = &["--lib", "--", "controller::slices"];
+const SIEGE: &[&str] = &[
+    "--test",
+    "confinement",
+    "--",
+    "--exact",
+    "nothing_outside_of_the_slice",
+];
 const RACES: &[&str] = &["--test", "races"];
-const SERVER: &[&str] = &["--test", "server_group"];
+const SERVER: &[&str] = &["--test", "server_group", "--", "lifecycle"];
 const LEARNED: &[&str] = &["--test", "learned"];
+/// Each of them.
+const ALL: &[&[&str]] = &[
+    DECODER,
+    DECODER_TABLE,
+    POLICY,
+    SLICES,
+    SIEGE,
+    RACES,
+    SERVER,
+    LEARNED,
+];
 
 const DECODER_BLOCKS: Edit = (
     "passthrough/src/decode/request.rs",
@@ -57,22 +77,22 @@ const MUTATIONS: &[Mutation] = &[
     Mutation {
         what: "decoder: blocks may lie outside of the namespace",
         edits: &[DECODER_BLOCKS],
-        tests: CONFINEMENT,
+        tests: DECODER,
     },
     Mutation {
         what: "policy: blocks may lie outside of the grant",
         edits: &[POLICY_BLOCKS],
-        tests: LIB,
+        tests: POLICY,
     },
     Mutation {
         what: "slices: blocks past the end are mapped",
         edits: &[MAP_BLOCKS],
-        tests: LIB,
+        tests: SLICES,
     },
     Mutation {
         what: "decoder, policy and slices: blocks outside, everywhere",
         edits: &[DECODER_BLOCKS, POLICY_BLOCKS, MAP_BLOCKS, MAP_END],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "decoder, policy and slices: the same, in a race",
@@ -86,7 +106,7 @@ const MUTATIONS: &[Mutation] = &[
             "let blocks = (slice.blocks - within).min(blocks).min(limit);",
             "let blocks = blocks.min(limit);",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "slices: off by one",
@@ -95,7 +115,7 @@ const MUTATIONS: &[Mutation] = &[
             "lba: slice.start + within,",
             "lba: slice.start + within + 1,",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "decoder: bits that nobody knows are let through",
@@ -104,7 +124,7 @@ const MUTATIONS: &[Mutation] = &[
             "beyond |= word & !accepted;",
             "beyond |= word & !accepted & 0;",
         )],
-        tests: CONFINEMENT,
+        tests: DECODER,
     },
     Mutation {
         what: "decoder: the blocks of a Copy's sources are not looked at",
@@ -113,7 +133,7 @@ const MUTATIONS: &[Mutation] = &[
             "request.touch(&geometry, slba, blocks, Access::Read)?;",
             "let _ = (slba, blocks);",
         )],
-        tests: CONFINEMENT,
+        tests: DECODER,
     },
     Mutation {
         what: "decoder: commands that never pass are the virtual controller's",
@@ -122,7 +142,7 @@ const MUTATIONS: &[Mutation] = &[
             "Rule::Never => Err(Reason::NeverPasses),",
             "Rule::Never => Ok(Meaning::virtual_controller()),",
         )],
-        tests: LIB,
+        tests: DECODER_TABLE,
     },
     Mutation {
         what: "gate: a refusal is let through",
@@ -131,7 +151,7 @@ const MUTATIONS: &[Mutation] = &[
             "Verdict::Deny(refusal) => Err(refusal),",
             "Verdict::Deny(_) => decoded.map(|command| Passed { command, started }),",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "policy: classes are not looked at",
@@ -140,7 +160,7 @@ const MUTATIONS: &[Mutation] = &[
             "if grant.classes.contains(needed) {",
             "if grant.classes.contains(needed) || !needed.is_empty() {",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "policy: the right to touch blocks in that way is not looked at",
@@ -149,7 +169,7 @@ const MUTATIONS: &[Mutation] = &[
             "needed |= right(extent.access);",
             "let _ = right(extent.access);",
         )],
-        tests: LIB,
+        tests: POLICY,
     },
     Mutation {
         what: "policy: what is the owner's is anybody's",
@@ -158,7 +178,7 @@ const MUTATIONS: &[Mutation] = &[
             "_ => deny(Reason::OwnerOnly),",
             "_ => Verdict::Allow,",
         )],
-        tests: LIB,
+        tests: POLICY,
     },
     Mutation {
         what: "engine: a Flush is of all namespaces",
@@ -167,7 +187,7 @@ const MUTATIONS: &[Mutation] = &[
             "namespace.flush.get(*index) else {\n                flight.work = Work::Done;\n                return Next::None;\n            };\n            (target, Command::flush(nsid), false)",
             "namespace.flush.get(*index) else {\n                flight.work = Work::Done;\n                return Next::None;\n            };\n            (target, Command::flush(nsid | u32::MAX), false)",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "engine: data may come to memory that may only be read",
@@ -176,7 +196,7 @@ const MUTATIONS: &[Mutation] = &[
             "let access = if to_client {",
             "let access = if to_client && length == 0 {",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "PRPs: the pages of a list may begin anywhere",
@@ -185,7 +205,7 @@ const MUTATIONS: &[Mutation] = &[
             "                if prp & (page - 1) != 0 {",
             "                if prp & (page - 1) & 0 != 0 {",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "PRPs: memory is looked up in the wrong place",
@@ -194,7 +214,7 @@ const MUTATIONS: &[Mutation] = &[
             "lent.0.checked_add(segment.offset).map(Iova)",
             "lent.0.checked_add(segment.offset + 0x2_0000).map(Iova)",
         )],
-        tests: CONFINEMENT,
+        tests: SIEGE,
     },
     Mutation {
         what: "engine: a time-out is taken for the proof that nothing touches memory any more",
@@ -228,7 +248,7 @@ pub(super) fn run() -> Result<Outcome> {
     let tree = vm::workspace().join("target/mutations");
     copy(vm::workspace(), &tree)?;
     // First as it is: tests that fail anyway would notice everything.
-    for tests in [LIB, CONFINEMENT, RACES, SERVER, LEARNED] {
+    for tests in ALL {
         if !matches!(test(&tree, tests)?, Fate::Missed) {
             bail!("{tests:?} fails without any mutation");
         }
