@@ -12,6 +12,7 @@ use nvme_vfio_emulator::Emulator;
 use nvme_vfio_passthrough::policy::PolicyFile;
 use nvme_vfio_passthrough::server::{OpenedGroup, ServeOptions, Serving};
 use nvme_vfio_queues::Command;
+use nvme_vfio_queues::command::LogPageId;
 
 const SERIAL: &str = "REALSERIAL42";
 const MODEL: &str = "The real model of it";
@@ -187,6 +188,25 @@ fn nobody_learns_of_anybody_else_by_asking() {
         controller: open(0),
         answers: Vec::new(),
     };
+    // Nothing of what he does is counted with her.
+    let health = |controller: &Controller| {
+        let page = controller
+            .log_page(LogPageId::SMART_HEALTH, u32::MAX, 512)
+            .unwrap();
+        // Data units, commands, media errors and error log entries.
+        (page[32..96].to_vec(), page[160..192].to_vec())
+    };
+    let before = health(&sweep.controller);
+    for block in 0..1500 {
+        let buffer = other.allocate(512).unwrap();
+        queue.write_blocking(&namespace, block, buffer).unwrap();
+    }
+    assert_eq!(
+        health(&sweep.controller),
+        before,
+        "another client's work is counted"
+    );
+    assert_ne!(health(&other).0, before.0, "his own is not");
     sweep.everything();
     let answers = sweep.answers;
     assert!(answers.len() > 30, "{} answers", answers.len());
