@@ -309,6 +309,7 @@ fn lent(
         shift,
         flush: map.namespaces(),
         whole,
+        gone: false,
         map,
         copy,
     })

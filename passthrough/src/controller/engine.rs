@@ -72,8 +72,17 @@ impl Engine {
     /// The place of a namespace, as the client names it.
     #[inline]
     pub(super) fn place(&self, nsid: u32) -> Option<u16> {
-        let place = self.namespaces.iter().position(|own| own.nsid == nsid)?;
+        let mut namespaces = self.namespaces.iter();
+        let place = namespaces.position(|own| own.nsid == nsid && !own.gone)?;
         Some(place as u16)
+    }
+
+    /// Takes a namespace from the client, or gives it back.
+    pub(super) fn set_gone(&mut self, nsid: u32, gone: bool) {
+        let namespaces = self.namespaces.iter_mut();
+        for own in namespaces.filter(|own| own.nsid == nsid) {
+            own.gone = gone;
+        }
     }
 
     /// Commands that were taken and are not told of.

@@ -191,7 +191,11 @@ impl<P: Policy + ?Sized> VirtualController<P> {
     #[cold]
     fn poll_operator(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
         let (gate, now) = (&mut self.gate, self.now);
+        let engine = &mut self.engine;
         let mut tell = |ended: OperatorEnded| {
+            if let Some(nsid) = ended.stays {
+                engine.set_gone(nsid, false);
+            }
             if let Some(started) = ended.started {
                 gate.end(started, ended.status, now);
             }
@@ -214,7 +218,7 @@ fn operate(
     operator: &mut Operator,
     passed: &mut Passed<'_>,
     command: &FetchedCommand,
-    engine: &Engine,
+    engine: &mut Engine,
     memory: &DeviceMemory<'_>,
 ) -> Result<(), Status> {
     let decoded = passed.command();
@@ -228,7 +232,11 @@ fn operate(
     let mut segments = Vec::new();
     memory.data(command, decoded.length, access, &mut segments)?;
     let real = (&*engine.namespaces, &*engine.targets);
-    operator.start_command(passed, command.tag, segments, real, memory)
+    operator.start_command(passed, command.tag, segments, real, memory)?;
+    if let Some(nsid) = operator::takes(passed.command()) {
+        engine.set_gone(nsid, true);
+    }
+    Ok(())
 }
 
 /// The dwords of an entry.
@@ -297,7 +305,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         if ClassSet::OPERATOR.has(decoded.class) {
             let (status, started) = match &mut self.operator {
                 Some(operator) if self.engine.active() == 0 && !operator.is_busy() => {
-                    let taken = operate(operator, &mut passed, command, &self.engine, memory);
+                    let taken = operate(operator, &mut passed, command, &mut self.engine, memory);
                     match taken {
                         Ok(()) => return Handling::Taken,
                         Err(status) => (status, passed.take_started()),

@@ -17,6 +17,8 @@ pub(super) struct LentNamespace {
     pub(super) flush: Vec<(u16, u32)>,
     /// Where it is a whole real namespace: that one.
     pub(super) whole: Option<Whole>,
+    /// Its operator had it deleted or detached, or may have: what now has that name on the real controller may have other blocks.
+    pub(super) gone: bool,
     /// What a Copy may name; all 0 where the device takes none.
     pub(super) copy: CopyLimits,
 }

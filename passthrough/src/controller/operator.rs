@@ -41,6 +41,8 @@ struct Answer {
     result: u32,
     /// What the controller returned, where it succeeded.
     data: Vec<u8>,
+    /// The controller itself has said no.
+    declined: bool,
 }
 
 /// A command that the client waits for.
@@ -51,6 +53,8 @@ struct Waiting {
     started: Option<Started>,
     /// The client was told already, since it wanted its memory back.
     told: bool,
+    /// The namespace that it takes from the client.
+    takes: Option<u32>,
 }
 
 /// An operator's command that has ended.
@@ -60,6 +64,25 @@ pub(super) struct OperatorEnded {
     pub(super) status: Status,
     pub(super) result: u64,
     pub(super) started: Option<Started>,
+    /// The namespace that it was to take from the client, and has not: the controller declined.
+    pub(super) stays: Option<u32>,
+}
+
+/// The namespace that a command takes from its client: a controller finds out how long data is from the blocks that the namespace has, and one that was deleted or detached
+/// may come back with others than were counted.
+pub(super) fn takes(command: &DecodedCommand<'_>) -> Option<u32> {
+    (command.class == Class::NamespaceManagement && command.nsid != 0).then_some(command.nsid)
+}
+
+/// Has a list of controllers name the one that the client was lent, whatever it calls it. It has to be a list of one: others are not the client's.
+fn own_controller(list: &mut [u8], controller: &Controller) -> Result<(), Status> {
+    match list {
+        [1, 0, low, high, ..] => {
+            [*low, *high] = controller.identify().cntlid.get().to_le_bytes();
+            Ok(())
+        }
+        _ => Err(Status::CONTROLLER_LIST_INVALID.with_dnr()),
+    }
 }
 
 /// The thread, and what it has.
@@ -83,7 +106,8 @@ fn build(
     let (target, nsid) = if command.nsid == 0 {
         (0, 0)
     } else {
-        let own = namespaces.iter().find(|own| own.nsid == command.nsid);
+        let mut namespaces = namespaces.iter();
+        let own = namespaces.find(|own| own.nsid == command.nsid && !own.gone);
         let own = own.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         // Anything less than a whole real namespace would reach further than the client's.
         let whole = own.whole.ok_or(Status::OPERATION_DENIED.with_dnr())?;
@@ -174,6 +198,9 @@ impl Operator {
                         .map_err(|_| Status::DATA_TRANSFER_ERROR)?;
                     rest = later;
                 }
+                if decoded.opcode == AdminOpcode::NAMESPACE_ATTACHMENT.0 {
+                    own_controller(&mut bytes, &controller)?;
+                }
                 Data::ToController(bytes)
             }
             Direction::Both => return Err(Status::INVALID_FIELD.with_dnr()),
@@ -191,6 +218,7 @@ impl Operator {
         self.waiting.push(Waiting {
             tag,
             segments,
+            takes: takes(passed.command()),
             started: passed.take_started(),
             told: false,
         });
@@ -221,6 +249,7 @@ impl Operator {
                 status,
                 result: u64::from(answer.result),
                 started: waiting.started.take(),
+                stays: waiting.takes.filter(|_| answer.declined),
             });
         }
     }
@@ -235,6 +264,7 @@ impl Operator {
                     status: Status::ABORT_REQUESTED,
                     result: 0,
                     started: waiting.started.take(),
+                    stays: None,
                 });
             }
         }
@@ -271,6 +301,7 @@ fn carry_out(order: Order) -> Answer {
             (sent, bytes)
         }
     };
+    let declined = matches!(sent, Err(Error::Status { .. }));
     let (status, result, data) = match sent {
         Ok(result) => (Status::SUCCESS, result, data),
         Err(Error::Status { status, .. }) => (status.code(), 0, Vec::new()),
@@ -286,6 +317,7 @@ fn carry_out(order: Order) -> Answer {
         status,
         result,
         data,
+        declined,
     }
 }
 

@@ -1,7 +1,7 @@
 //! Commands of the operator classes.
 #![allow(unsafe_code)] // admin commands whose data the driver points to
 
-use nvme_vfio::{AdminData, Error, QueueOptions};
+use nvme_vfio::{AdminData, CommandError, Error, QueueOptions};
 use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::command::LogPageId;
 use nvme_vfio_queues::log::FirmwareSlotLog;
@@ -165,4 +165,104 @@ fn a_client_that_resets_does_not_wait_for_its_operators_command() {
         rig.device.release();
         assert!(waiting.join().unwrap());
     });
+}
+
+fn manage(nsid: u32, select: u32) -> Command {
+    Command {
+        opcode: AdminOpcode::NAMESPACE_MANAGEMENT.0,
+        nsid,
+        cdw10: select,
+        ..Command::ZERO
+    }
+}
+
+fn attachment(nsid: u32, select: u32) -> Command {
+    Command {
+        opcode: AdminOpcode::NAMESPACE_ATTACHMENT.0,
+        ..manage(nsid, select)
+    }
+}
+
+/// A list of these controllers.
+fn controllers(identifiers: &[u16]) -> [u8; 4096] {
+    let mut list = [0; 4096];
+    let words = [identifiers.len() as u16];
+    let words = words.iter().chain(identifiers);
+    for (place, word) in list.chunks_exact_mut(2).zip(words) {
+        place.copy_from_slice(&word.to_le_bytes());
+    }
+    list
+}
+
+/// A controller takes the length of data from the blocks that the namespace has: where they are larger than was counted, it takes what the client has in its pages for a list of
+/// addresses.
+#[test]
+fn a_namespace_that_its_operator_has_made_anew_is_no_longer_the_client_s() {
+    let rig = rig(true, true);
+    let namespace = rig.client.only_namespace().unwrap();
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let other = rig.server.identify_namespace(1).unwrap().format_index() as u8 ^ 1;
+    admin(&rig, manage(1, 1), AdminData::None).unwrap();
+    let mut wanted = [0; 4096];
+    wanted[..8].copy_from_slice(&256_u64.to_le_bytes());
+    wanted[8..16].copy_from_slice(&256_u64.to_le_bytes());
+    wanted[26] = other;
+    let made = admin(&rig, manage(0, 0), AdminData::ToController(&wanted));
+    assert_eq!(made, Ok(1), "it has the name of the one before");
+    let list = controllers(&[rig.server.identify().cntlid.get()]);
+    let gone = Err(Status::INVALID_NAMESPACE_OR_FORMAT);
+    let attached = admin(&rig, attachment(1, 0), AdminData::ToController(&list));
+    assert_eq!(attached, gone);
+    // Whoever attaches it: the client has blocks of 512 bytes in mind, and the controller of 4096.
+    // SAFETY: the command carries no address of its own.
+    unsafe {
+        rig.server
+            .admin_raw(attachment(1, 0), AdminData::ToController(&list))
+    }
+    .unwrap();
+    assert_eq!(
+        rig.server.identify_namespace(1).unwrap().block_size(),
+        Some(4096)
+    );
+    let buffer = rig.client.allocate(8192).unwrap();
+    let error = queue.read_blocking(&namespace, 0, buffer).unwrap_err();
+    let status = match error {
+        Error::Command(CommandError::Status(status)) => status.code(),
+        other => panic!("{other}"),
+    };
+    assert_eq!(Err(status), gone);
+}
+
+#[test]
+fn what_the_controller_declines_takes_nothing_from_its_client() {
+    let rig = rig(true, true);
+    // It is attached already.
+    let list = controllers(&[1]);
+    let attached = admin(&rig, attachment(1, 0), AdminData::ToController(&list));
+    assert!(attached.is_err());
+    let namespace = rig.client.only_namespace().unwrap();
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let buffer = rig.client.allocate(512).unwrap();
+    queue.read_blocking(&namespace, 0, buffer).unwrap();
+}
+
+#[test]
+fn an_operator_attaches_and_detaches_for_its_own_controller_alone() {
+    let rig = rig(true, true);
+    for list in [
+        controllers(&[]),
+        controllers(&[1, 2]),
+        controllers(&[1; 2000]),
+    ] {
+        let detached = admin(&rig, attachment(1, 1), AdminData::ToController(&list));
+        assert_eq!(detached, Err(Status::CONTROLLER_LIST_INVALID));
+    }
+    // Whichever it names, it is its own.
+    let list = controllers(&[0x1234]);
+    admin(&rig, attachment(1, 1), AdminData::ToController(&list)).unwrap();
+    assert!(
+        rig.server
+            .identify_namespace(1)
+            .map_or(true, |identify| identify.nsze.get() == 0)
+    );
 }
