@@ -241,7 +241,7 @@ impl<'a> Resolver<'a> {
                 "earlier-data",
                 client,
                 nsid,
-                "the device does not say that blocks forget what they held when they are deallocated (DLFEAT): the slice may still show what an earlier client wrote there; overwrite it before it is granted anew".to_owned(),
+                "the device does not say that blocks which are deallocated forget what they held (DLFEAT), so that deallocating a slice does not clear it: overwrite it before it is granted to somebody else".to_owned(),
             );
         }
         if protected {
