@@ -48,8 +48,8 @@ pub struct ServeArgs {
     /// How long a command may take on a controller, in seconds, before it is aborted, its queue deleted, or the controller reset
     #[arg(long, value_name = "SECONDS", default_value = "8", value_parser = parse_seconds)]
     pub io_timeout: Duration,
-    /// Who the server becomes, where root starts it, once everything is open: a name or number of a user without rights
-    #[arg(long, value_name = "USER", default_value = "nobody")]
+    /// Who the server becomes, where root starts it, once everything is open: a name or number of a user without rights. 65534 is nobody nearly everywhere
+    #[arg(long, value_name = "USER", default_value = "65534")]
     pub user: String,
     /// The output format.
     #[command(flatten)]

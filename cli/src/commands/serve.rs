@@ -110,7 +110,7 @@ fn account(user: &str) -> Result<Account, Error> {
     Account::named(user).map_err(|error| {
         Error::usage(
             format!("--user {user}: {error}"),
-            "Name a user without rights: --user nobody",
+            "Name a user without rights: --user 65534",
         )
     })
 }

@@ -20,11 +20,16 @@ impl Account {
         let unknown = || PrivilegesError::NoSuchUser {
             name: name.to_owned(),
         };
-        let found = match name.parse() {
-            Ok(uid) => User::from_uid(Uid::from_raw(uid)),
-            Err(_) => User::from_name(name),
+        let number = name.parse().ok();
+        let found = match number {
+            Some(uid) => User::from_uid(Uid::from_raw(uid)),
+            None => User::from_name(name),
         };
-        let user = found.ok().flatten().ok_or_else(unknown)?;
+        let Some(user) = found.ok().flatten() else {
+            // A number needs no entry in the list of users: the group has the same, then.
+            let number = number.ok_or_else(unknown)?;
+            return Account::new(number, number);
+        };
         Account::new(user.uid.as_raw(), user.gid.as_raw())
     }
 

@@ -417,6 +417,9 @@ fn root_is_no_account() {
         Account::named("no such user, surely"),
         Err(PrivilegesError::NoSuchUser { .. })
     ));
+    // No machine has so many users: the number stands for itself.
+    let number = Account::new(3_999_999_999, 3_999_999_999).unwrap();
+    assert_eq!(Account::named("3999999999").unwrap(), number);
     let unset = Account::new(u32::MAX, 5).unwrap();
     assert!(unset.ids().is_err());
 }
