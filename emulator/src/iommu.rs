@@ -52,6 +52,9 @@ impl Segment {
     };
 }
 
+/// An address that no mapping begins with, since mappings are made of whole pages. An `Option` would make a [`Region`] longer, and each look at one cost more.
+const NOT_LENT: u64 = u64::MAX;
+
 #[derive(Debug)]
 struct Region {
     iova: u64,
@@ -62,8 +65,8 @@ struct Region {
     /// What may begin now: `access`, or nothing where there is no memory or the mapping leaves.
     open: Access,
     generation: u32,
-    /// Where another device sees the same memory.
-    lent: Option<Iova>,
+    /// Where another device sees the same memory; [`NOT_LENT`] where none does.
+    lent: u64,
     /// It is being unmapped: what began on it may end, and nothing new begins.
     leaving: bool,
 }
@@ -344,6 +347,7 @@ impl SoftwareIommu {
         host: Option<HostRegion>,
         lent: Option<Iova>,
     ) -> Result<(), MapError> {
+        let lent = lent.map_or(NOT_LENT, |lent| lent.0);
         let mut regions = self.change();
         let Some(last) = iova.0.checked_add(length as u64 - 1) else {
             return Err(MapError::Overlap { iova, length });

@@ -8,8 +8,8 @@ use nvme_vfio_queues::Status;
 
 use super::fault::{DATA, FETCH, POST};
 use super::{
-    DmaOrigin, FaultReason, FaultingCommand, IommuFault, Region, RegionHandle, Regions, Segment,
-    SoftwareIommu,
+    DmaOrigin, FaultReason, FaultingCommand, IommuFault, NOT_LENT, Region, RegionHandle, Regions,
+    Segment, SoftwareIommu,
 };
 use crate::memory::{HostRegion, RingEntries};
 use crate::trace::Tracer;
@@ -244,8 +244,10 @@ impl DeviceMemory<'_> {
     pub fn lent(&self, segment: &Segment) -> Option<Iova> {
         let region = self.resolve(segment.region)?;
         let end = segment.offset.checked_add(u64::from(segment.length))?;
-        let lent = region.lent.filter(|_| end <= region.length)?;
-        lent.0.checked_add(segment.offset).map(Iova)
+        if region.lent == NOT_LENT || end > region.length {
+            return None;
+        }
+        region.lent.checked_add(segment.offset).map(Iova)
     }
 
     /// The mapping's first address as the device sees it, while the handle is live: what a back end that lends the memory on
@@ -360,6 +362,9 @@ impl DeviceMemory<'_> {
         entry: [u32; 4],
         cqid: u16,
     ) -> Result<(), DmaRefused> {
+        if self.post(iova, &[entry], |entry| *entry) {
+            return Ok(());
+        }
         let segment = self.translate(
             iova,
             16,
