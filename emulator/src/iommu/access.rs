@@ -244,10 +244,9 @@ impl DeviceMemory<'_> {
     pub fn lent(&self, segment: &Segment) -> Option<Iova> {
         let region = self.resolve(segment.region)?;
         let end = segment.offset.checked_add(u64::from(segment.length))?;
-        if region.lent == NOT_LENT || end > region.length {
-            return None;
-        }
-        region.lent.checked_add(segment.offset).map(Iova)
+        let inside = region.lent != NOT_LENT && end <= region.length;
+        let lent = inside.then_some(Iova(region.lent))?;
+        lent.0.checked_add(segment.offset).map(Iova)
     }
 
     /// The mapping's first address as the device sees it, while the handle is live: what a back end that lends the memory on
