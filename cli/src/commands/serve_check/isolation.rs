@@ -101,3 +101,81 @@ fn group(first: PciAddress, functions: &[PciAddress], sysfs: &Sysfs) -> Vec<Stri
     }
     words
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::symlink;
+    use std::path::Path;
+
+    use super::*;
+
+    /// A machine with these functions, each with its class and group.
+    fn machine(root: &Path, functions: &[(&str, &str, u32)]) -> Sysfs {
+        for (address, class, group) in functions {
+            let function = root.join("sys/bus/pci/devices").join(address);
+            let number = root.join(format!("sys/kernel/iommu_groups/{group}"));
+            fs::create_dir_all(&function).unwrap();
+            fs::create_dir_all(number.join("devices")).unwrap();
+            for (file, text) in [("vendor", "0x1b36"), ("device", "0x0010"), ("class", class)] {
+                fs::write(function.join(file), text).unwrap();
+            }
+            symlink(&number, function.join("iommu_group")).unwrap();
+            symlink(&function, number.join("devices").join(address)).unwrap();
+        }
+        Sysfs::at(root)
+    }
+
+    fn said(controllers: &str, functions: &[(&str, &str, u32)]) -> String {
+        let root = tempfile::tempdir().unwrap();
+        let policy = format!(
+            "controller = {controllers}\ndirectory = '/r'\naudit = {{ path = 'a' }}\n[[client]]\nname = 'a'\nuid = [1]\n\
+             [[client.namespace]]\nnsid = 1\ncontroller = '01:00.0'\nsource = [{{ nsid = 1 }}]\nallow = ['read']\n"
+        );
+        let policy = PolicyFile::parse(&policy, Path::new("/")).unwrap();
+        words(&policy, &machine(root.path(), functions)).join("\n")
+    }
+
+    const NVME: &str = "0x010802";
+    const BRIDGE: &str = "0x060400";
+
+    #[test]
+    fn a_group_is_named_with_all_that_is_in_it() {
+        let alone = said(
+            "['01:00.0']",
+            &[("0000:01:00.0", NVME, 13), ("0000:00:01.0", BRIDGE, 13)],
+        );
+        assert!(alone.starts_with("Hardware: IOMMU group 13."), "{alone}");
+        assert!(!alone.contains("Also in the group"), "{alone}");
+        let company = said(
+            "['01:00.0']",
+            &[("0000:01:00.0", NVME, 13), ("0000:01:00.1", NVME, 13)],
+        );
+        assert!(
+            company.contains("Also in the group: 0000:01:00.1."),
+            "{company}"
+        );
+        let both = said(
+            "['01:00.0', '01:00.1']",
+            &[("0000:01:00.0", NVME, 13), ("0000:01:00.1", NVME, 13)],
+        );
+        assert!(!both.contains("Also in the group"), "{both}");
+    }
+
+    #[test]
+    fn a_function_of_another_group_is_told() {
+        let text = said(
+            "['01:00.0', '02:00.0']",
+            &[("0000:01:00.0", NVME, 13), ("0000:02:00.0", NVME, 14)],
+        );
+        assert!(
+            text.contains("Function 0000:02:00.0 is not in this group"),
+            "{text}"
+        );
+        let nothing = said("['01:00.0']", &[]);
+        assert!(
+            nothing.starts_with("Hardware: not known: there is no PCI function"),
+            "{nothing}"
+        );
+    }
+}

@@ -400,6 +400,11 @@ fn one_medium_behind_two_controllers_is_one() {
         "{error}"
     );
     assert!(two("shared=true").resolve(&shared, &nothing).is_ok());
+    // Of which it is one namespace only.
+    let (one, other) = (&shared[0], &shared[1]);
+    assert!(one.same_medium(1, other, 1) && other.same_medium(1, one, 1));
+    assert!(!one.same_medium(2, other, 1) && !one.same_medium(1, other, 2));
+    assert!(!one.same_medium(2, other, 2) && !one.same_medium(9, other, 9));
     // The same by serial number, without an NQN.
     shared[0].subnqn.clear();
     assert!(two("").resolve(&shared, &nothing).is_err());
