@@ -52,12 +52,11 @@ fn command(scenario: &str, folder: &Path) -> Command {
 }
 
 fn run(scenario: &str, folder: &Path) -> ExitStatus {
-    command(scenario, folder)
-        .spawn()
-        .unwrap()
-        .wait_with_output()
-        .unwrap()
-        .status
+    let child = command(scenario, folder).stderr(Stdio::piped()).spawn();
+    let output = child.unwrap().wait_with_output().unwrap();
+    // Shown where the test fails.
+    eprintln!("{scenario}: {}", String::from_utf8_lossy(&output.stderr));
+    output.status
 }
 
 /// A child that waits until it is ended, with something said first.

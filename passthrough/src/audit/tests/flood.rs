@@ -326,3 +326,9 @@ fn a_command_that_was_stopped_is_a_refusal_and_no_longer_counted_as_allowed() {
     }
     assert_eq!(sum(&of_kind(&lines, "counted"), "a", "failed"), 1);
 }
+
+#[test]
+fn a_mebibyte_has_room_for_some_thousand_records() {
+    let bytes = size_of::<(u64, crate::audit::record::Record)>();
+    assert!((200..=320).contains(&bytes), "{bytes}");
+}
