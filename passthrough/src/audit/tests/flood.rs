@@ -50,13 +50,14 @@ fn a_flood_of_refusals_leaves_all_other_records_in_place() {
     let options = AuditOptions {
         ring: 1 << 18,
         sample_allowed_io: 1,
-        refusals_per_second: 500,
+        refusals_per_second: 100,
         ..AuditOptions::default()
     };
     let auditor = audit(&paper, options);
     let mut loud = client(&auditor, 0, "loud");
     let mut quiet = client(&auditor, 1, "quiet");
     let flood = 200_000;
+    let began = Instant::now();
     for index in 0..flood {
         refuse(&mut loud, Reason::OutOfRange);
         if index % 2000 == 0 {
@@ -89,9 +90,12 @@ fn a_flood_of_refusals_leaves_all_other_records_in_place() {
     assert_eq!(written.len() as u64 + dropped + counted, flood);
     assert_eq!(counts.refused, flood);
     assert_eq!(counts.refused_counted, counted);
-    assert!(written.len() >= 64, "{}", written.len());
-    // 500 a second, and it took no minute.
-    assert!(written.len() < 30_000, "{}", written.len());
+    let most = 100 * (began.elapsed().as_secs() as usize + 2);
+    assert!(
+        (100..=most).contains(&written.len()),
+        "{} of {most}",
+        written.len()
+    );
 }
 
 #[test]
