@@ -14,11 +14,11 @@ use super::rig::{Plan, Rig, slice};
 use crate::server::{Herald, MenderThread, Times};
 
 /// The client's driver must not begin to mend by itself in the meantime.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 
-struct Bench {
-    rig: Rig,
-    queue: IoQueue,
+pub(super) struct Bench {
+    pub(super) rig: Rig,
+    pub(super) queue: IoQueue,
     data: Buffer,
     _mender: Option<MenderThread>,
 }
@@ -69,32 +69,37 @@ impl Bench {
         }
     }
 
-    fn new(isolated: Isolated) -> Bench {
+    pub(super) fn new(isolated: Isolated) -> Bench {
         let (device, server) = device();
         let mender = mender(&server);
         Bench::on(&device, &server, Some(mender), isolated)
     }
 
     /// A command on blocks with up to 64 KiB of data of its own.
-    fn submit(&mut self, opcode: NvmOpcode, first: u64, blocks: u32, token: u64) {
+    pub(super) fn submit(&mut self, opcode: NvmOpcode, first: u64, blocks: u32, token: u64) {
         let at = self.data.iova().0 + token * 65_536;
-        let command = Command {
+        assert!(blocks <= 16);
+        let with_data = matches!(opcode, NvmOpcode::READ | NvmOpcode::WRITE);
+        let mut command = Command {
             opcode: opcode.0,
             nsid: 1,
-            prp1: at,
-            prp2: if blocks > 8 { at + 4096 } else { 0 },
-            cdw10: first as u32,
-            cdw12: blocks - 1,
             ..Command::ZERO
         };
-        assert!(blocks <= 16);
+        if with_data {
+            command.prp1 = at;
+            command.prp2 = if blocks > 8 { at + 4096 } else { 0 };
+        }
+        if opcode != NvmOpcode::FLUSH {
+            command.cdw10 = first as u32;
+            command.cdw12 = blocks - 1;
+        }
         // SAFETY: the data lies in the test's buffer, which it does not touch meanwhile.
         unsafe { self.queue.submit_raw(command, token) }.unwrap();
         self.queue.ring();
     }
 
     /// The next completion; `None` where there is none in `patience`.
-    fn wait(&mut self, patience: Duration) -> Option<Completion> {
+    pub(super) fn wait(&mut self, patience: Duration) -> Option<Completion> {
         let until = Instant::now() + patience;
         while Instant::now() < until {
             if let Some(completion) = self.queue.poll() {
@@ -111,12 +116,12 @@ impl Bench {
         completion.entry.status()
     }
 
-    fn inject(&self, matcher: Matcher, fault: CommandFault) {
+    pub(super) fn inject(&self, matcher: Matcher, fault: CommandFault) {
         self.rig.device.inject(Fault::on(matcher, fault));
     }
 
     /// Reads and writes go on.
-    fn works(&mut self) {
+    pub(super) fn works(&mut self) {
         for (token, opcode) in [NvmOpcode::WRITE, NvmOpcode::READ].into_iter().enumerate() {
             self.submit(opcode, 495, 10, token as u64);
             let status = self.status();

@@ -8,6 +8,7 @@ mod operator;
 mod personality;
 mod recorded;
 mod rig;
+mod storm;
 
 #[test]
 fn a_client_reads_and_writes_its_slices_and_nothing_else() {
