@@ -33,6 +33,8 @@ pub enum Soak {
     Crowd,
     /// 10,000 clients of a lent controller that are killed at full depth.
     KilledClients,
+    /// 20,000 regions of memory that a client takes back while its commands are at the device.
+    Unmapped,
     /// What a flood of refused commands costs the neighbour of who sends it, for a quiet machine.
     Flood,
     /// Each check between a client's bytes and a lent controller, taken away: the tests must notice.
@@ -99,6 +101,7 @@ impl Soak {
             Self::Races => Some(("nvme-vfio-passthrough", "races")),
             Self::Crowd => Some(("nvme-vfio-passthrough", "crowd")),
             Self::KilledClients => Some(("nvme-vfio-passthrough", "killed")),
+            Self::Unmapped => Some(("nvme-vfio-passthrough", "unmapped")),
             Self::Flood => Some(("nvme-vfio-passthrough", "flood")),
             Self::Mutations | Self::Fuzz => None,
         }
