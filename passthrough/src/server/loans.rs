@@ -49,7 +49,7 @@ impl Lender for Loans {
         // process never goes through the `SharedMemory` itself.
         let lent = unsafe { Memory::from_raw_parts(memory.pointer(), memory.len(), page) };
         let mapped = self.space.map(lent, access).map_err(|rejected| {
-            tracing::warn!(error = %rejected.error, bytes = memory.len(), "a client's memory cannot be lent on");
+            tracing::debug!(error = %rejected.error, bytes = memory.len(), "a client's memory cannot be lent on");
             errno(&rejected.error)
         })?;
         let iova = mapped.iova();

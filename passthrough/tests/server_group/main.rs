@@ -2,5 +2,6 @@
 
 mod basics;
 mod lifecycle;
+mod limits;
 mod place;
 mod raw;
