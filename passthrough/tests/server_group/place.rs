@@ -114,13 +114,18 @@ impl Place {
 impl Service {
     /// Serves a device that this test can make fail, with little patience.
     pub(crate) fn start(clients: &str) -> Service {
+        Service::start_with(clients, PATIENCE)
+    }
+
+    /// As [`start`](Self::start), with so much patience at the end.
+    pub(crate) fn start_with(clients: &str, end_patience: Duration) -> Service {
         sigbus::install().unwrap();
         let place = Place::new("emulated:size=64M", clients);
         let options = ServeOptions {
             io_timeout: Duration::from_millis(300),
             admin_timeout: Duration::from_millis(500),
             unmap_patience: Duration::from_millis(100),
-            end_patience: Duration::from_secs(5),
+            end_patience,
             times: Times {
                 abort_grace: Duration::from_millis(100),
                 rebuild_again: Duration::from_millis(10),
