@@ -179,8 +179,8 @@ impl<P: Policy + ?Sized> VirtualController<P> {
         self.operations.take(1);
         self.moved.count(class, length);
         let bytes = match class {
-            // They make the controller read, although no data moves.
-            Class::Verify | Class::Copy => blocks.saturating_mul(1 << shift),
+            // They make the controller read or write, although no data moves.
+            Class::Verify | Class::Copy | Class::WriteZeroes => blocks.saturating_mul(1 << shift),
             _ => length,
         };
         self.bandwidth.take(bytes);

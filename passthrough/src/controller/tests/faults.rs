@@ -455,3 +455,56 @@ fn ceilings_are_kept_over_time_and_reached() {
     let free = reads_in_half_a_second(None, None, 1);
     assert!(free > 10_000, "{free}");
 }
+
+/// What has the controller move data counts as data, whether the client moves any or not.
+#[test]
+fn zeroes_and_looks_at_blocks_are_no_way_around_the_ceiling_of_bytes() {
+    for opcode in [NvmOpcode::WRITE_ZEROES, NvmOpcode::VERIFY] {
+        let (device, server) = device();
+        let plan = Plan {
+            slices: vec![vec![slice(1, 0, 1000)]],
+            ceilings: Ceilings {
+                outstanding: 16,
+                operations: None,
+                bandwidth: Some(1 << 20),
+            },
+            ..Plan::default()
+        };
+        let rig = Rig::on(plan, device, server);
+        let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
+        let command = |blocks: u32| Command {
+            opcode: opcode.0,
+            nsid: 1,
+            cdw12: blocks - 1,
+            ..Command::ZERO
+        };
+        let start = Instant::now() + Duration::from_secs(1);
+        let mut ended_at = |milliseconds, expected: usize| {
+            rig.clock.set(start + Duration::from_millis(milliseconds));
+            let mut ended = 0;
+            for _ in 0..4 {
+                rig.front.turn(32);
+                rig.device.step();
+                rig.front.turn(32);
+                while let Some(completion) = queue.poll() {
+                    assert!(completion.result().is_ok());
+                    ended += 1;
+                }
+            }
+            assert_eq!(ended, expected, "{opcode} after {milliseconds} ms");
+            if ended == 0 && milliseconds == 0 {
+                // Half a second's worth, and then one block.
+                for blocks in [1000, 1] {
+                    // SAFETY: the commands have no data.
+                    unsafe { queue.submit_raw(command(blocks), 0) }.unwrap();
+                    queue.ring();
+                    rig.front.turn(1);
+                }
+            }
+        };
+        ended_at(0, 0);
+        ended_at(1, 1);
+        ended_at(400, 0);
+        ended_at(600, 1);
+    }
+}
