@@ -57,6 +57,7 @@ mod watch;
 
 pub use build::{BuildError, Ceilings, Isolated, LentNamespaceConfig, VirtualConfig};
 pub use clock::Clock;
+pub(crate) use personality::Health;
 pub use personality::Personality;
 pub use ranges::{CopyLimits, DeallocateLimits};
 pub use slices::{Slice, SliceError, SliceMap};

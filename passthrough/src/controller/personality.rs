@@ -1,6 +1,7 @@
 //! What a client is told of its controller: what it was granted, as far as the real controllers have it, and nothing of anybody else's.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_vfio::Controller;
 use nvme_vfio_queues::command::LogPageId;
@@ -57,26 +58,44 @@ const HEALTH_BYTES: usize = 512;
 /// The namespace identifier of a log page of the whole controller.
 const BROADCAST: u32 = u32::MAX;
 
-/// A real controller's health, as clients are told of it. Clones are the same.
+/// A real controller's health, as one client is told of it. Clones are the same.
 #[derive(Debug, Clone, Default)]
-struct Health(Arc<Mutex<Option<Box<[u8; HEALTH_BYTES]>>>>);
+pub(crate) struct Health(Arc<Known>);
+
+#[derive(Debug, Default)]
+struct Known {
+    page: Mutex<Option<Box<[u8; HEALTH_BYTES]>>>,
+    /// The client has asked since it was brought up to date.
+    asked: AtomicBool,
+}
 
 impl Health {
     /// Asks the controller for its SMART / Health Information log page. Where it has none, what the virtual controller says of itself stays.
-    fn refresh(&self, controller: &Controller) {
+    pub(crate) fn refresh(&self, controller: &Controller) {
+        self.0.asked.store(false, Ordering::Relaxed);
         let page = controller.log_page(LogPageId::SMART_HEALTH, BROADCAST, HEALTH_BYTES);
         let page = page
             .ok()
             .and_then(|page| <[u8; HEALTH_BYTES]>::try_from(page).ok());
         if let Some(page) = page {
-            *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(page));
+            *self.lock() = Some(Box::new(page));
         }
+    }
+
+    /// Whether the client has asked since it was brought up to date: the next answer should be a new one.
+    pub(crate) fn is_wanted(&self) -> bool {
+        self.0.asked.load(Ordering::Relaxed)
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Option<Box<[u8; HEALTH_BYTES]>>> {
+        self.0.page.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// What is true of the device, whoever asks, in the place of what the virtual controller says of itself: warnings, temperature, wear, times. What was read and written,
     /// and errors, are each client's own.
     fn put(&self, page: &mut [u8]) {
-        let health = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        self.0.asked.store(true, Ordering::Relaxed);
+        let health = self.lock();
         let Some(real) = health.as_deref() else {
             return;
         };
@@ -229,6 +248,11 @@ impl Personality {
             atomic: atomic(client, controllers),
             health,
         })
+    }
+
+    /// The health that it tells of, for whoever brings it up to date.
+    pub(crate) fn health(&self) -> &Health {
+        &self.health
     }
 
     fn namespace(&self, nsid: u32) -> Option<&Namespace> {

@@ -12,6 +12,7 @@ use nvme_vfio::{Completion, Controller, Error, IoQueue, Outcome};
 use super::escalation::{Action, Done, Escalation, Need, Seen, Step, Times};
 use super::events::{Herald, MenderEvent};
 use crate::client::ClientId;
+use crate::controller::Health;
 
 /// How often queues that are being mended are looked at.
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
@@ -74,6 +75,8 @@ struct Inbox {
 struct Shared {
     inbox: Mutex<Inbox>,
     came: Condvar,
+    /// What clients are told of the health of which controller.
+    health: Mutex<Vec<(usize, Health)>>,
 }
 
 /// Where queues are handed over. Clones hand over to the same thread.
@@ -96,6 +99,11 @@ impl Mender {
             .push_back((client, controller, queue, need, Arc::clone(&back)));
         self.0.came.notify_one();
         Repair(back)
+    }
+
+    /// Brings what a client is told of a controller's health up to date after it was asked for, once in a second at most.
+    pub(crate) fn keep_fresh(&self, controller: usize, health: &Health) {
+        lock(&self.0.health).push((controller, health.clone()));
     }
 }
 
@@ -178,7 +186,9 @@ impl Work {
     fn run(&mut self, shared: &Shared) {
         while self.take_in(shared) {
             self.look_after_all();
-            self.look_at_controllers();
+            if self.look_at_controllers() && self.cases.is_empty() {
+                self.look_at_health(shared);
+            }
             if !self.cases.is_empty() {
                 thread::sleep(LOOK_AGAIN);
             }
@@ -229,8 +239,25 @@ impl Work {
         }
     }
 
-    /// Resets controllers that have failed without a command that would tell, and says which were reset, whoever did it.
-    fn look_at_controllers(&mut self) {
+    /// Asks controllers for their health where clients have asked for it.
+    fn look_at_health(&self, shared: &Shared) {
+        let wanted: Vec<(usize, Health)> = lock(&shared.health)
+            .iter()
+            .filter(|(_, health)| health.is_wanted())
+            .cloned()
+            .collect();
+        for (index, health) in wanted {
+            if let (Some(controller), Some(known)) =
+                (self.controllers.get(index), self.known.get(index))
+                && !known.gone
+            {
+                health.refresh(controller);
+            }
+        }
+    }
+
+    /// Resets controllers that have failed without a command that would tell, and says which were reset, whoever did it. True where it looked, which is once in a second.
+    fn look_at_controllers(&mut self) -> bool {
         let now = Instant::now();
         let look = now.saturating_duration_since(self.looked) >= LOOK_AT_CONTROLLERS;
         if look {
@@ -262,6 +289,7 @@ impl Work {
                 self.herald.tell(MenderEvent::Reset { controller: index });
             }
         }
+        look
     }
 }
 

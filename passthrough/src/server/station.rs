@@ -165,6 +165,10 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
         let handler = VirtualController::new(config, gate).map_err(wrong)?;
         let personality =
             Personality::of(client, self.controllers).map_err(|error| wrong(error.into()))?;
+        if let Some(first) = client.namespaces.first() {
+            self.mender
+                .keep_fresh(first.controller, personality.health());
+        }
         let mut handler = handler.with_personality(personality);
         if client.policy.classes().intersects(ClassSet::OPERATOR) {
             handler = handler

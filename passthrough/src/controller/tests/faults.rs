@@ -23,7 +23,7 @@ pub(super) struct Bench {
     _mender: Option<MenderThread>,
 }
 
-fn device() -> (Arc<Emulator>, Controller) {
+pub(super) fn device() -> (Arc<Emulator>, Controller) {
     let config = "size=8M,lba=512,stepped,mdts=5".parse().unwrap();
     let device = Emulator::new(config).unwrap();
     let transport = Arc::new(EmulatedTransport::stepped(Arc::clone(&device)));
@@ -35,7 +35,7 @@ fn device() -> (Arc<Emulator>, Controller) {
     (device, server)
 }
 
-fn mender(server: &Controller) -> MenderThread {
+pub(super) fn mender(server: &Controller) -> MenderThread {
     let times = Times {
         abort_grace: Duration::from_millis(30),
         rebuild_again: Duration::from_millis(10),

@@ -1,12 +1,16 @@
 //! What a client is told of its controller.
 
+use std::time::{Duration, Instant};
+
 use nvme_vfio::QueueOptions;
-use nvme_vfio_queues::NvmOpcode;
+use nvme_vfio_emulator::{CommandFault, Fault, Matcher};
 use nvme_vfio_queues::command::{Cns, Identify, LogPageId};
 use nvme_vfio_queues::identify::{DescriptorList, NamespaceIdentifier};
 use nvme_vfio_queues::log::{EffectsLog, SmartLog};
+use nvme_vfio_queues::{AdminOpcode, NvmOpcode};
 use zerocopy::FromBytes;
 
+use super::faults::{PATIENCE, device, mender};
 use super::rig::{Plan, Rig, slice};
 
 const POLICY: &str = r#"
@@ -141,4 +145,41 @@ allow = [\"read\", \"write\"]
     assert_eq!(several.client.identify().awupf.get(), 0);
     // No cache to flush where Flush is not granted.
     assert_eq!(several.client.identify().vwc, 0b100);
+}
+
+#[test]
+fn the_health_that_a_client_is_told_of_is_that_of_now() {
+    let (device, server) = device();
+    let mender = mender(&server);
+    let rig = Rig::on(
+        Plan {
+            slices: vec![vec![slice(1, 100, 1000)]],
+            policy: Some(POLICY),
+            mender: Some(mender.mender()),
+            ..Plan::default()
+        },
+        device,
+        server,
+    );
+    let temperature = || {
+        let page = rig
+            .client
+            .log_page(LogPageId::SMART_HEALTH, u32::MAX, 512)
+            .unwrap();
+        SmartLog::read_from_bytes(&page).unwrap().temperature.get()
+    };
+    let before = temperature();
+    let logs = Matcher::admin().opcode(AdminOpcode::GET_LOG_PAGE.0);
+    let other = CommandFault::JunkData(vec![0x12]);
+    rig.device.inject(Fault::on(logs, other));
+    assert_ne!(before, 0x1212);
+    let until = Instant::now() + PATIENCE;
+    while temperature() != 0x1212 {
+        assert!(Instant::now() < until, "it stays as it was");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    // What the client has moved is its own.
+    let page = rig.client.log_page(LogPageId::SMART_HEALTH, u32::MAX, 512);
+    let page = SmartLog::read_from_bytes(&page.unwrap()).unwrap();
+    assert_eq!(page.host_read_commands.get(), 0);
 }

@@ -253,9 +253,11 @@ impl Rig {
                 let policy = PolicyFile::parse(policy, Path::new("/")).unwrap();
                 let facts = ControllerFacts::read(&server).unwrap();
                 let resolved = policy.resolve(&[facts], &Budget::default()).unwrap();
-                let controllers = [server.clone()];
-                handler
-                    .with_personality(Personality::of(&resolved.clients[0], &controllers).unwrap())
+                let personality = Personality::of(&resolved.clients[0], &[server.clone()]).unwrap();
+                if let Some(mender) = &plan.mender {
+                    mender.keep_fresh(0, personality.health());
+                }
+                handler.with_personality(personality)
             }
             None => handler,
         };
