@@ -11,6 +11,7 @@ mod opcodes;
 mod owner;
 mod plain;
 mod quantity;
+mod real;
 mod resolve;
 mod rules;
 mod slices;

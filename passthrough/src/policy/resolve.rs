@@ -4,12 +4,13 @@ use std::collections::HashMap;
 
 use super::document::Place;
 use super::error::{Fault, PolicyError};
-use super::facts::{Budget, ControllerFacts, NamespaceFacts};
+use super::facts::{Budget, ControllerFacts};
 use super::names::{ControllerNames, NamespaceNames};
-use super::plain::{ClientPolicy, Isolation, Limits, NamespacePolicy, PolicyFile, Source};
+use super::plain::{ClientPolicy, Isolation, Limits, NamespacePolicy, PolicyFile};
+use super::real::{device, inside, usable};
 use super::{classes, quantity, rules};
 use crate::client::ClientId;
-use crate::command::{ClassSet, CommandSet};
+use crate::command::ClassSet;
 
 /// Blocks of a real namespace.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -116,10 +117,6 @@ impl PolicyFile {
             warnings: resolver.warnings,
         })
     }
-}
-
-fn device(place: Place, text: String) -> PolicyError {
-    PolicyError::at(place, Fault::Device(text))
 }
 
 impl<'a> Resolver<'a> {
@@ -439,75 +436,4 @@ impl<'a> Resolver<'a> {
         }
         Ok(())
     }
-}
-
-/// The real namespace behind a source, if it can be lent.
-fn usable<'a>(
-    facts: &'a ControllerFacts,
-    source: &Source,
-    address: &str,
-) -> Result<&'a NamespaceFacts, PolicyError> {
-    let nsid = source.nsid;
-    let refuse = |reason: String| {
-        Err(device(
-            source.place,
-            format!("namespace {nsid} of {address} {reason}"),
-        ))
-    };
-    let Some(real) = facts.namespace(nsid) else {
-        let there: Vec<String> = facts
-            .namespaces
-            .iter()
-            .map(|one| one.nsid.to_string())
-            .collect();
-        return refuse(match there.as_slice() {
-            [] => "does not exist; the controller has no active namespace".to_owned(),
-            _ => format!("does not exist; active are {}", there.join(", ")),
-        });
-    };
-    if real.command_set != CommandSet::NVM {
-        return refuse(format!(
-            "has command set {}; only the NVM command set (0) can be lent",
-            real.command_set.0
-        ));
-    }
-    if !real.block_size.is_power_of_two() || !(512..=65_536).contains(&real.block_size) {
-        return refuse("has an LBA format that cannot be used".to_owned());
-    }
-    if real.metadata != 0 || real.protection != 0 {
-        return refuse(format!(
-            "has {} bytes of metadata per block (protection type {}); only formats without metadata can be lent",
-            real.metadata, real.protection
-        ));
-    }
-    Ok(real)
-}
-
-/// How many blocks a source has, if they are there.
-fn inside(real: &NamespaceFacts, source: &Source) -> Result<u64, PolicyError> {
-    let rest = real
-        .blocks
-        .checked_sub(source.start)
-        .filter(|rest| *rest > 0);
-    let fits = match (rest, source.blocks) {
-        (Some(rest), None) => Some(rest),
-        (Some(rest), Some(blocks)) if blocks <= rest => Some(blocks),
-        _ => None,
-    };
-    fits.ok_or_else(|| {
-        let end = match source.blocks {
-            Some(blocks) => format!("{}", source.start.saturating_add(blocks).saturating_sub(1)),
-            None => "the end".to_owned(),
-        };
-        device(
-            source.place,
-            format!(
-                "the slice is blocks {} to {end} of namespace {}, which has {} blocks (0 to {})",
-                source.start,
-                source.nsid,
-                real.blocks,
-                real.blocks.saturating_sub(1)
-            ),
-        )
-    })
 }
