@@ -76,7 +76,7 @@ impl IommuDomain for Lending {
 struct Both {
     inner: EmulatedTransport,
     space: AddressSpace,
-    real: Arc<Emulator>,
+    real: Vec<Arc<Emulator>>,
     clock: Clock,
 }
 
@@ -114,7 +114,9 @@ impl Transport for Both {
     fn relax(&self) {
         self.clock.set(Instant::now());
         self.inner.relax();
-        self.real.step();
+        for real in &self.real {
+            real.step();
+        }
     }
     fn name(&self) -> String {
         "virtual".to_owned()
@@ -132,6 +134,30 @@ pub(super) struct Rig {
     /// The client's driver of it.
     pub(super) client: Controller,
     pub(super) clock: Clock,
+    others: Vec<Arc<Emulator>>,
+}
+
+/// Controllers of one domain, and the servers' drivers of them.
+pub(super) fn group(config: &str, count: usize) -> Vec<(Arc<Emulator>, Controller)> {
+    let first = Emulator::new(config.parse().unwrap()).unwrap();
+    let domain = first.iommu();
+    let space = AddressSpace::new(Arc::clone(&domain) as Arc<dyn IommuDomain>);
+    let mut devices = vec![first];
+    for _ in 1..count {
+        devices.push(Emulator::in_domain(config.parse().unwrap(), Arc::clone(&domain)).unwrap());
+    }
+    let open = |device: Arc<Emulator>| {
+        let transport = Both {
+            inner: EmulatedTransport::stepped(Arc::clone(&device)),
+            space: space.clone(),
+            real: Vec::new(),
+            clock: Clock::new(),
+        };
+        let options = Options::default();
+        let server = Controller::with_transport(Arc::new(transport), options).unwrap();
+        (device, server)
+    };
+    devices.into_iter().map(open).collect()
 }
 
 /// How a rig is made.
@@ -148,6 +174,8 @@ pub(super) struct Plan {
     pub(super) patience: Duration,
     pub(super) mender: Option<Mender>,
     pub(super) operator: bool,
+    /// Controllers after the first, of the same domain.
+    pub(super) others: Vec<(Arc<Emulator>, Controller)>,
     /// The client is told what this policy gives it; else the front end says what it likes.
     pub(super) policy: Option<&'static str>,
     /// Where its commands are recorded; without it they are counted.
@@ -171,6 +199,7 @@ impl Default for Plan {
             patience: Duration::from_secs(20),
             mender: None,
             operator: false,
+            others: Vec::new(),
             policy: None,
             audit: None,
         }
@@ -228,9 +257,16 @@ impl Rig {
             .namespace(plan.slices[0][0].nsid)
             .unwrap()
             .block_size();
+        let others: Vec<Arc<Emulator>> = plan
+            .others
+            .iter()
+            .map(|(other, _)| Arc::clone(other))
+            .collect();
+        let mut controllers = vec![server.clone()];
+        controllers.extend(plan.others.iter().map(|(_, other)| other.clone()));
         let handler = VirtualController::new(
             VirtualConfig {
-                controllers: vec![server.clone()],
+                controllers,
                 namespaces,
                 ceilings: plan.ceilings,
                 isolated: plan.isolated,
@@ -290,7 +326,10 @@ impl Rig {
             Arc::new(Both {
                 inner: EmulatedTransport::stepped(Arc::clone(&front)),
                 space,
-                real: Arc::clone(&device),
+                real: [Arc::clone(&device)]
+                    .into_iter()
+                    .chain(others.clone())
+                    .collect(),
                 clock: clock.clone(),
             }),
             Options {
@@ -308,6 +347,7 @@ impl Rig {
             front,
             client,
             clock,
+            others,
         }
     }
 
@@ -316,6 +356,9 @@ impl Rig {
         self.clock.set(Instant::now());
         self.front.step();
         self.device.step();
+        for other in &self.others {
+            other.step();
+        }
     }
 
     /// Bytes of the real controller's namespace, read by the server.
