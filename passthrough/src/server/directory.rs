@@ -96,6 +96,18 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), DirectoryError> {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {}
         Err(error) => return Err(failed("making the directory")(error)),
     }
+    let foreign = |uid, mode| DirectoryError::Foreign {
+        path: directory.to_owned(),
+        uid,
+        mode,
+    };
+    let me = geteuid();
+    let trusted = |uid: u32| uid == me.as_raw() || uid == 0;
+    // Somebody else's symbolic link would lead to a directory of his choice.
+    let name = std::fs::symlink_metadata(directory).map_err(failed("looking at"))?;
+    if name.is_symlink() && !trusted(name.uid()) {
+        return Err(foreign(name.uid(), name.mode() & 0o7777));
+    }
     let found = std::fs::metadata(directory).map_err(failed("looking at"))?;
     if !found.is_dir() {
         return Err(DirectoryError::NotADirectory {
@@ -103,14 +115,9 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), DirectoryError> {
         });
     }
     let (uid, mode) = (found.uid(), found.mode() & 0o7777);
-    let me = geteuid();
     // Whoever can write it, or owns it and so can make it writable, could take a client's name.
-    if uid != me.as_raw() && uid != 0 || mode & 0o022 != 0 {
-        return Err(DirectoryError::Foreign {
-            path: directory.to_owned(),
-            uid,
-            mode,
-        });
+    if !trusted(uid) || mode & 0o022 != 0 {
+        return Err(foreign(uid, mode));
     }
     if access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
         return Err(DirectoryError::NotWritable {
@@ -182,5 +189,17 @@ mod tests {
             "{error}"
         );
         assert!(error.remedy().contains("chown 0 "), "{}", error.remedy());
+
+        let mine = folder.path().join("mine");
+        std::fs::create_dir(&mine).unwrap();
+        let link = folder.path().join("link");
+        std::os::unix::fs::symlink(&mine, &link).unwrap();
+        prepare(&link).unwrap();
+        std::os::unix::fs::lchown(&link, Some(1234), None).unwrap();
+        let error = prepare(&link).unwrap_err();
+        assert!(
+            matches!(error, DirectoryError::Foreign { uid: 1234, .. }),
+            "{error}"
+        );
     }
 }

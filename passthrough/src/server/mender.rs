@@ -147,6 +147,13 @@ impl MenderThread {
         })
     }
 
+    /// Whether the thread is there: it ends only by a fault of its own.
+    pub(super) fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Where queues are handed over.
     #[must_use]
     pub fn mender(&self) -> Mender {

@@ -113,6 +113,13 @@ impl Poller {
         }
     }
 
+    /// Whether the thread is there: it ends only by a fault of its own.
+    pub(crate) fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// For waking it.
     pub(crate) fn thread(&self) -> Thread {
         self.handle.clone()

@@ -218,11 +218,11 @@ impl Serving {
         &self.server_audit
     }
 
-    /// Serves until `stop` is set, or until no socket is left that could be served. Does not end the service: [`finish`](Self::finish) does.
+    /// Serves until `stop` is set, until no socket is left that could be served, or until one of the service's own threads is no more. Does not end the service: [`finish`](Self::finish) does.
     pub fn wait(&self, stop: &Stop) {
         use std::os::fd::AsFd;
         let mut failed = 0;
-        while !stop.is_set() && failed < self.stations.len() {
+        while !stop.is_set() && failed < self.stations.len() && self.is_sound() {
             let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
             // Whatever it answers: the flag is looked at again.
             let _ = poll(&mut waiting, PollTimeout::from(LOOK));
@@ -235,6 +235,15 @@ impl Serving {
                 failed += 1;
             }
         }
+    }
+
+    fn is_sound(&self) -> bool {
+        let polls = self.poller.as_ref().is_some_and(Poller::is_running);
+        let mends = self.mender.as_ref().is_some_and(MenderThread::is_running);
+        if !(polls && mends) {
+            tracing::error!("a thread of the server has failed: the service ends");
+        }
+        polls && mends
     }
 
     /// Ends the service in this order: no client is let in any more; each one's commands are waited for, aborted, or their queue deleted; its memory is let go of; then the
