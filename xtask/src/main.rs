@@ -38,7 +38,7 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
-    /// Runs whole counts of what `test` runs a hundredth of, and each fuzzer for ten minutes: about an hour on two processors.
+    /// Runs whole counts of what `test` runs a hundredth of, each fuzzer for ten minutes, and the tests without each of the checks that they test: about two hours on two processors.
     Soak {
         /// Only these parts.
         #[arg(value_enum, value_name = "PART")]

@@ -1,4 +1,4 @@
-//! `cargo xtask soak`: the counts that `cargo xtask test` runs a hundredth of, whole, and the fuzzers for their ten minutes.
+//! `cargo xtask soak`: the counts that `cargo xtask test` runs a hundredth of, whole, the fuzzers for their ten minutes, and checks that are taken away.
 
 use std::time::{Duration, Instant};
 
