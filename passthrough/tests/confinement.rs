@@ -8,6 +8,8 @@ mod common;
 mod entries;
 #[path = "confinement/siege.rs"]
 mod siege;
+#[path = "confinement/statuses.rs"]
+mod statuses;
 #[path = "confinement/storm.rs"]
 mod storm;
 

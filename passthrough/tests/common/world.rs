@@ -190,16 +190,14 @@ impl World {
         guest.start(&mut step);
         // Only its own commands are under way now, and show which queues it has.
         self.judge.rebase();
-        let nsid = lent.namespaces[0].0;
         let data = guest.page(super::client::pages::DATA);
-        let read = with_prps(with_blocks(command(0x02, nsid), 0, 1), data, 0);
-        assert_eq!(guest.run(1, read, &mut step).status, 0);
-        for (nsid, pieces, _) in &lent.namespaces {
-            // And of each controller and namespace behind it.
+        for (nsid, pieces, allow) in &lent.namespaces {
+            // Of each piece, as each may be of another controller.
+            let opcode = if allow.contains(&"read") { 0x02 } else { 0x01 };
             let mut first = 0;
             for piece in pieces {
-                let read = with_prps(with_blocks(command(0x02, *nsid), first, 1), data, 0);
-                assert_eq!(guest.run(1, read, &mut step).status, 0);
+                let one = with_prps(with_blocks(command(opcode, *nsid), first, 1), data, 0);
+                assert_eq!(guest.run(1, one, &mut step).status, 0);
                 first += piece.blocks;
             }
         }

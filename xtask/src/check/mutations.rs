@@ -36,6 +36,7 @@ const SIEGE: &[&str] = &[
     "--exact",
     "nothing_outside_of_the_slice",
 ];
+const STATUSES: &[&str] = &["--test", "confinement", "--", "statuses"];
 const RACES: &[&str] = &["--test", "races"];
 const SERVER: &[&str] = &["--test", "server_group", "--", "lifecycle"];
 const LEARNED: &[&str] = &["--test", "learned"];
@@ -46,6 +47,7 @@ const ALL: &[&[&str]] = &[
     POLICY,
     SLICES,
     SIEGE,
+    STATUSES,
     RACES,
     SERVER,
     LEARNED,
@@ -205,7 +207,7 @@ const MUTATIONS: &[Mutation] = &[
             "                if prp & (page - 1) != 0 {",
             "                if prp & (page - 1) & 0 != 0 {",
         )],
-        tests: SIEGE,
+        tests: STATUSES,
     },
     Mutation {
         what: "PRPs: memory is looked up in the wrong place",
