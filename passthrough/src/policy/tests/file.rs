@@ -315,3 +315,19 @@ fn the_policy_in_the_documentation_is_one() {
         assert!(page.contains(&format!("| `{word}` | ")), "{word}");
     }
 }
+
+#[test]
+fn a_client_has_a_namespace_once_and_two_clients_may_have_the_same_number() {
+    let namespace = "[[client.namespace]]\nnsid = 1\ncontroller = '01:00.1'\nsource = [{ nsid = 7 }]\nallow = ['read']\n";
+    // Behind the last client, which has namespace 2: the first client has a namespace 1 too.
+    assert!(parse(&format!("{WHOLE}{namespace}")).is_ok());
+    let again = namespace.replace("nsid = 1\n", "nsid = 2\n");
+    let error = parse(&format!("{WHOLE}{again}")).unwrap_err();
+    assert_eq!(error.place().line, 38, "{error}");
+    assert!(
+        error
+            .to_string()
+            .contains("namespace 2 of client \"vm-b\" is there twice; first at 33:8"),
+        "{error}"
+    );
+}
