@@ -2,7 +2,7 @@
 //!
 //! - [`registers`]: the emulated controller's registers, doorbells and configuration space.
 //! - [`commands`]: its handling of commands: random entries, PRP lists and data.
-//! - [`served`]: a served controller, by messages, descriptors and memory that is lent and taken back.
+//! - [`served`]: a served controller, by messages, descriptors and memory that is lent and taken back; also one whose commands a handler keeps, and whose memory is lent on.
 //! - [`session`]: a vfio-user server's session with a client that sends anything.
 //!
 //! `cargo xtask fuzz NAME --time SECONDS` runs one under libFuzzer, which mutates inputs and keeps those that reach new code, on the stable compiler;
@@ -14,6 +14,7 @@
 //!   known, and known nowhere else.
 //! - A command that is completed twice, never, or on the wrong queue; a success of what cannot succeed.
 //! - A controller that cannot be brought back by a reset.
+//! - Memory that is given back while a handler has a command that names it.
 //!
 //! The addresses of the queues and the content of guard pages come from a hash of the input: a mutation cannot guess them.
 
