@@ -40,6 +40,8 @@ const STATUSES: &[&str] = &["--test", "confinement", "--", "statuses"];
 const RACES: &[&str] = &["--test", "races"];
 const SERVER: &[&str] = &["--test", "server_group", "--", "lifecycle"];
 const LEARNED: &[&str] = &["--test", "learned"];
+const UNMAPPED: &[&str] = &["--test", "unmapped"];
+const KILLED: &[&str] = &["--test", "killed"];
 /// Each of them.
 const ALL: &[&[&str]] = &[
     DECODER,
@@ -51,6 +53,8 @@ const ALL: &[&[&str]] = &[
     RACES,
     SERVER,
     LEARNED,
+    UNMAPPED,
+    KILLED,
 ];
 
 const DECODER_BLOCKS: Edit = (
@@ -226,6 +230,31 @@ const MUTATIONS: &[Mutation] = &[
             "Outcome::Reset | Outcome::Deleted | Outcome::TimedOut => Status::COMMAND_INTERRUPTED,",
         )],
         tests: SERVER,
+    },
+    Mutation {
+        what: "unmapping: memory goes while commands are at the device",
+        edits: &[(
+            "emulator/src/serve.rs",
+            "if self.look_after(wait) == Progress::Pending {",
+            "if self.look_after(wait) == Progress::Pending && length == 0 {",
+        )],
+        tests: UNMAPPED,
+    },
+    Mutation {
+        what: "the end of a client: memory goes while commands are at the device",
+        edits: &[
+            (
+                "emulator/src/serve.rs",
+                "if self.look_after(&mut wait) == Progress::Pending {",
+                "if self.look_after(&mut wait) == Progress::Pending && client.memory.is_empty() {",
+            ),
+            (
+                "emulator/src/serve.rs",
+                "if !self.emulator.reset_if_enabled() {",
+                "if !self.emulator.reset_if_enabled() && client.memory.is_empty() {",
+            ),
+        ],
+        tests: KILLED,
     },
     Mutation {
         what: "personality: the real subsystem's name is told",
