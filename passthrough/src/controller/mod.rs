@@ -1,7 +1,7 @@
 //! The virtual controller: what a client's commands become on the real controllers.
 //!
 //! [`VirtualController`] is the [`CommandHandler`] of an emulated controller's front end, which keeps registers, rings, doorbells and interrupts. A command takes this way:
-//! its entry, copied once by the front end, goes through the [`Gate`], which decodes and judges it; what has passed becomes [`Work`](flight::Work) and
+//! its entry, copied once by the front end, goes through the [`Gate`], which decodes and judges it; what has passed becomes work (`flight::Work`) and
 //! nothing else does; its data is looked up once in the client's memory; its blocks are found among the client's [`Slice`]s, and each run of them becomes one command of a
 //! real controller's queue that belongs to this client alone. When all of its parts have provably ended, the client is told, with the status of the first part that failed.
 //!
