@@ -136,7 +136,8 @@ fn the_json_is_that_of_nvme_cli() {
         for command in id-ctrl list-ns smart-log show-regs; do marked nvme.$command nvme $command /dev/nvme0 -o json; done
         marked nvme.id-ns nvme id-ns /dev/nvme0n1 -o json
         marked nvme.ns-descs nvme ns-descs /dev/nvme0n1 -o json
-        for command in error-log fw-log effects-log; do marked nvme.$command nvme $command /dev/nvme0 -o json; done
+        for command in error-log fw-log; do marked nvme.$command nvme $command /dev/nvme0 -o json; done
+        marked nvme.effects-log nvme effects-log /dev/nvme0 --csi=0 -o json
         nvme admin-passthru /dev/nvme0 --opcode=06 --data-len=4096 --cdw10=1 -r -b >/tmp/nvme.admin
         nvme io-passthru /dev/nvme0n1 --opcode=2 --namespace-id=1 --data-len=4096 --read --cdw10=0 --cdw11=0 --cdw12=7 --raw-binary >/tmp/nvme.io
         marked nvme.list nvme list -o json

@@ -10,7 +10,7 @@ use serde::Serialize;
 use crate::{
     args::{Format, GetFeatureArgs, SetFeatureArgs},
     commands::passthru::{Input, Sender, carry_out, hex},
-    decode::dump,
+    decode::hex_dump,
     error::{Error, Kind},
     output::{print_json, print_text, to_stdout},
 };
@@ -152,7 +152,7 @@ pub(super) fn get(args: &GetFeatureArgs) -> Result<(), Error> {
             name(*feature),
             selected(args.sel)
         );
-        text.push_str(&dump(data));
+        text.push_str(&hex_dump(data));
     }
     print_text(&text)
 }
@@ -239,6 +239,6 @@ pub(super) fn set(args: &SetFeatureArgs) -> Result<(), Error> {
         name(args.feature_id),
         args.cdw12,
         u8::from(args.save),
-        dump(&data)
+        hex_dump(&data)
     ))
 }

@@ -14,7 +14,7 @@ use zerocopy::FromBytes;
 use crate::{
     args::{EffectsLogArgs, ErrorLogArgs, Format, FwLogArgs, GetLogArgs, NsDescsArgs, RawFormat},
     commands::passthru::{Sender, hex},
-    decode::dump,
+    decode::hex_dump,
     error::Error,
     output::{print_json, print_text, to_stdout},
 };
@@ -147,7 +147,7 @@ pub(super) fn get_log(args: &GetLogArgs) -> Result<(), Error> {
             "Device:{} log-id:{lid} namespace-id:{:#x}\n{}",
             args.address,
             log.nsid,
-            dump(&data)
+            hex_dump(&data)
         )),
     }
 }
@@ -220,24 +220,24 @@ fn error_text(error: &ErrorLogEntry) -> String {
     for (key, value) in [
         ("error_count", error.error_count.get().to_string()),
         ("sqid", error.sqid.get().to_string()),
-        ("cmdid", format!("{:#x}", error.cmdid.get())),
+        ("cmdid", c_hex(u64::from(error.cmdid.get()))),
         (
             "status_field",
             format!("{:#x} ({})", error.status_field.get() >> 1, error.status()),
         ),
-        ("phase_tag", format!("{:#x}", error.status_field.get() & 1)),
+        ("phase_tag", c_hex(u64::from(error.status_field.get() & 1))),
         (
             "parm_err_loc",
-            format!("{:#x}", error.parm_error_location.get()),
+            c_hex(u64::from(error.parm_error_location.get())),
         ),
-        ("lba", format!("{:#x}", error.lba.get())),
-        ("nsid", format!("{:#x}", error.nsid.get())),
+        ("lba", c_hex(error.lba.get())),
+        ("nsid", c_hex(u64::from(error.nsid.get()))),
         ("vs", error.vs.to_string()),
         ("trtype", error.trtype.to_string()),
-        ("cs", format!("{:#x}", error.cs.get())),
+        ("cs", c_hex(error.cs.get())),
         (
             "trtype_spec_info",
-            format!("{:#x}", error.trtype_spec_info.get()),
+            c_hex(u64::from(error.trtype_spec_info.get())),
         ),
     ] {
         let _ = writeln!(text, "{key}\t: {value}");
@@ -260,9 +260,7 @@ pub(super) fn fw_log(args: &FwLogArgs) -> Result<(), Error> {
     };
     let revisions = (1_u8..).zip(&slots.frs).filter_map(|(slot, bytes)| {
         let number = u64::from_le_bytes(*bytes);
-        slots
-            .revision(slot)
-            .map(|revision| (slot, number, revision.to_string()))
+        slots.revision(slot).map(|_| (slot, number, dotted(bytes)))
     });
     match args.output.format() {
         RawFormat::Binary => to_stdout(|out| out.write_all(&data)),
@@ -358,7 +356,7 @@ pub(super) fn effects_log(args: &EffectsLogArgs) -> Result<(), Error> {
             }]))
         }
         RawFormat::Normal => {
-            let mut text = String::from("Admin Command Set\n");
+            let mut text = String::from("Admin Commands\n");
             let mut rows = |title: &str,
                             width: usize,
                             rows: &[(u8, u32)],
@@ -432,6 +430,25 @@ pub(super) fn ns_descs(args: &NsDescsArgs) -> Result<(), Error> {
     }
 }
 
+/// A number in hexadecimal as C's `%#x` has it: 0 is `0`.
+fn c_hex(number: u64) -> String {
+    match number {
+        0 => "0".to_owned(),
+        number => format!("{number:#x}"),
+    }
+}
+
+/// A text with a point for every byte that is a blank or cannot be printed.
+fn dotted(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .map(|byte| match byte {
+            b'!'..=b'~' => char::from(*byte),
+            _ => '.',
+        })
+        .collect()
+}
+
 /// Type, length, nvme-cli's name and the value in words.
 fn descriptor(one: &NamespaceIdentifier<'_>) -> (u8, usize, &'static str, String) {
     match one {
@@ -445,7 +462,7 @@ fn descriptor(one: &NamespaceIdentifier<'_>) -> (u8, usize, &'static str, String
                 .collect();
             (3, bytes.len(), "uuid", parts.join("-"))
         }
-        NamespaceIdentifier::CommandSet(csi) => (4, 1, "csi", format!("{csi:#x}")),
+        NamespaceIdentifier::CommandSet(csi) => (4, 1, "csi", c_hex((*csi).into())),
         NamespaceIdentifier::Other { nidt, nid } => (*nidt, nid.len(), "unknown", hex(nid)),
     }
 }

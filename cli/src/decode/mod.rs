@@ -313,9 +313,37 @@ pub fn dump(bytes: &[u8]) -> String {
     out
 }
 
+/// A hexadecimal dump under a line that numbers its columns, as nvme-cli shows data that it does not know; empty for no bytes.
+#[must_use]
+pub fn hex_dump(bytes: &[u8]) -> String {
+    let mut out = String::new();
+    if !bytes.is_empty() {
+        out.push_str("       0  1  2  3  4  5  6  7  8  9  a  b  c  d  e  f\n");
+    }
+    for (index, row) in bytes.chunks(16).enumerate() {
+        let shown = dump(row);
+        // The texts of all rows begin in one column.
+        let (numbers, text) = shown.split_once(" \"").unwrap_or((&shown, "\n"));
+        let numbers = numbers.get(5..).unwrap_or_default();
+        let _ = write!(out, "{:04x}:{numbers:<48} \"{text}", index * 16);
+    }
+    out
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn rows_of_unknown_data_end_in_one_column() {
+        let text = hex_dump(b"0123456789abcdef \"x");
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[0].starts_with("       0  1  2"));
+        assert!(lines[1].ends_with("\"0123456789abcdef\""));
+        assert!(lines[2].starts_with("0010: 20 22 78 ") && lines[2].ends_with("\" \"x\""));
+        assert_eq!(lines[1].find('"'), lines[2].find('"'));
+        assert_eq!(hex_dump(&[]), "");
+    }
 
     #[test]
     fn numbers_are_little_endian_and_bounded() {

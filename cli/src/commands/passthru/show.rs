@@ -8,7 +8,7 @@ use serde::Serialize;
 
 use crate::{
     args::{Format, PassthruArgs},
-    decode::dump,
+    decode::hex_dump,
     error::Error,
     output::{print_json, print_text, to_stdout},
 };
@@ -120,9 +120,16 @@ struct Told<'a> {
 
 impl Report<'_> {
     pub(super) fn print(&self, args: &PassthruArgs) -> Result<(), Error> {
+        let queue = match self.kind {
+            QueueKind::Admin => "Admin",
+            QueueKind::Io => "IO",
+        };
         if args.latency {
-            let microseconds = self.ended.latency.as_micros();
-            eprintln!(" latency: {}: {microseconds} us", self.called);
+            eprintln!(
+                "{queue} Command {} latency: {} us",
+                self.needs.name,
+                self.ended.latency.as_micros()
+            );
         }
         let file = args.input_file.as_deref().filter(|_| !self.data.is_empty());
         if let Some(path) = file {
@@ -144,10 +151,6 @@ impl Report<'_> {
                 data: here.then(|| hex(self.data)),
             });
         }
-        let queue = match self.kind {
-            QueueKind::Admin => "Admin",
-            QueueKind::Io => "IO",
-        };
         eprintln!(
             "{queue} Command {} is Success and result: 0x{:08x}",
             self.needs.name,
@@ -158,7 +161,7 @@ impl Report<'_> {
         } else if args.raw_binary {
             to_stdout(|out| out.write_all(self.data))
         } else {
-            print_text(&dump(self.data))
+            print_text(&hex_dump(self.data))
         }
     }
 }
