@@ -107,6 +107,8 @@ fn driver_options(policy: &PolicyFile, options: &ServeOptions) -> Options {
         io_queues: u16::try_from(policy.clients.len())
             .unwrap_or(u16::MAX)
             .max(1),
+        // The server itself needs little memory: hugepages are left to clients.
+        hugepages: false,
         ..Options::default()
     }
 }
