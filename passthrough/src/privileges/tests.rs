@@ -120,6 +120,10 @@ fn become_nobody() {
 /// Every thread is somebody without rights, those made before as well as those made after.
 fn state() {
     let root = geteuid().is_root();
+    if root {
+        let some = [7, 8].map(nix::unistd::Gid::from_raw);
+        setgroups(&some).unwrap();
+    }
     let (stop, stopped) = std::sync::mpsc::channel::<()>();
     let before = thread::spawn(move || stopped.recv());
     let given_up = give_up(&keep(false)).unwrap();
