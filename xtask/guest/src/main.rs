@@ -6,8 +6,10 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
+use nvme_vfio::Address;
 use nvme_vfio_pci::PciAddress;
 
+mod attack;
 mod data;
 mod disturb;
 mod groups;
@@ -95,6 +97,17 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         times: u32,
     },
+    /// Sends commands of every opcode with any body to a controller that lends a slice
+    Attack {
+        /// The controller
+        address: Address,
+        /// Chooses the bodies
+        #[arg(long)]
+        seed: u64,
+        /// Bodies per opcode and queue
+        #[arg(long)]
+        times: u32,
+    },
     /// Reads from a controller that is pulled out of its slot
     Unplug {
         /// The controller
@@ -119,6 +132,11 @@ fn main() -> ExitCode {
             how,
             times,
         } => disturb::disturb(address, how, times),
+        Task::Attack {
+            address,
+            seed,
+            times,
+        } => attack::attack(&address, seed, times),
         Task::Unplug { address, port } => unplug::unplug(address, port),
     };
     match result {

@@ -1,6 +1,7 @@
 //! What several virtual machine tests share: machines with the guest's program, and scripts whose steps are looked at one by one.
 #![allow(dead_code)] // each test program uses its part of it
 
+pub(crate) mod lent;
 pub(crate) mod served;
 
 use std::collections::HashMap;
