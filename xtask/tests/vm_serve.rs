@@ -2,12 +2,14 @@
 
 mod common;
 
+use std::collections::HashMap;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
 use std::time::Duration;
 
-use common::{machine, run};
+use common::{Step, machine, run};
+use serde_json::Value;
 use xtask::vm::{Drive, Machine};
 
 const SECTOR: usize = 512;
@@ -133,6 +135,27 @@ fn serving(drive: &Path) -> Machine {
         .timeout(Duration::from_secs(600))
 }
 
+/// Every command in the audit is attributed to a process that was connected then.
+#[track_caller]
+fn all_attributed(audit: &Step) {
+    let mut holders: HashMap<String, u64> = HashMap::new();
+    let mut commands = 0;
+    for line in audit.text().lines() {
+        let record: Value =
+            serde_json::from_str(line).unwrap_or_else(|error| panic!("{error}: {line}"));
+        let client = record["client"].as_str().unwrap_or_default().to_owned();
+        if record["event"] == "connected" {
+            holders.insert(client, record["pid"].as_u64().unwrap());
+        } else if record["kind"] == "command" {
+            commands += 1;
+            let pid = record["pid"].as_u64().unwrap();
+            // Records of one client's ring can come before the event that tells of its end.
+            assert!(pid > 0 && record["start_time"].as_u64() > Some(0), "{line}");
+        }
+    }
+    assert!(commands > 0 && !holders.is_empty(), "{audit}");
+}
+
 /// Two clients use their slices with the command, one of them as an ordinary user; each finds its own data, and both sizes are theirs.
 fn two_clients_share_one_controller() {
     let drive = marked_drive();
@@ -204,6 +227,7 @@ fn two_clients_share_one_controller() {
         "{}",
         steps["dmesg"]
     );
+    all_attributed(&steps["audit"]);
     nothing_outside_changed(drive.path());
 }
 
