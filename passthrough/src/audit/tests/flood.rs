@@ -304,11 +304,8 @@ fn a_command_that_was_stopped_is_a_refusal_and_no_longer_counted_as_allowed() {
         client.stopped(started, read, (QueueKind::Io, &entry), refusal, now);
     }
     // One that is carried out, and fails.
-    loop {
-        match read_once(&mut client) {
-            Some(started) => client.end(started, Status::SUCCESS, now),
-            None => break,
-        }
+    while let Some(started) = read_once(&mut client) {
+        client.end(started, Status::SUCCESS, now);
     }
     client.failed();
     let counts = client.counts();

@@ -289,7 +289,8 @@ impl Rig {
                 let policy = PolicyFile::parse(policy, Path::new("/")).unwrap();
                 let facts = ControllerFacts::read(&server).unwrap();
                 let resolved = policy.resolve(&[facts], &Budget::default()).unwrap();
-                let personality = Personality::of(&resolved.clients[0], &[server.clone()]).unwrap();
+                let personality =
+                    Personality::of(&resolved.clients[0], std::slice::from_ref(&server)).unwrap();
                 if let Some(mender) = &plan.mender {
                     mender.keep_fresh(0, personality.health());
                 }
