@@ -337,6 +337,13 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
                 self.engine.keep_started(command.slot(), started);
                 Handling::Taken
             }
+            Err((status, result)) if status.is_success() => {
+                // There was nothing to do: all of its ranges are empty.
+                if let Some(started) = started {
+                    self.gate.end(started, status, self.now);
+                }
+                Handling::Complete { status, result }
+            }
             Err((status, result)) => {
                 // It reached no controller: what it may touch was right, what it pointed to was not.
                 let reason = match status {

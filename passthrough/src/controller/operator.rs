@@ -12,7 +12,7 @@ use nvme_vfio_queues::{AdminOpcode, Command, Status};
 use super::namespace::LentNamespace;
 use super::target::Target;
 use crate::audit::Started;
-use crate::command::{Class, DecodedCommand, Direction};
+use crate::command::{Class, DecodedCommand, Direction, Scope};
 use crate::gate::Passed;
 
 /// Format NVM, CDW10: the LBA format, low and high bits, and the kind of erasure. The others are for metadata, which no lent format has.
@@ -106,8 +106,8 @@ fn build(
     let (target, nsid) = if command.nsid == 0 {
         (0, 0)
     } else {
-        let mut namespaces = namespaces.iter();
-        let own = namespaces.find(|own| own.nsid == command.nsid && !own.gone);
+        let mut those = namespaces.iter();
+        let own = those.find(|own| own.nsid == command.nsid && !own.gone);
         let own = own.ok_or(Status::INVALID_NAMESPACE_OR_FORMAT.with_dnr())?;
         // Anything less than a whole real namespace would reach further than the client's.
         let whole = own.whole.ok_or(Status::OPERATION_DENIED.with_dnr())?;
@@ -116,6 +116,16 @@ fn build(
         {
             // Slices and limits are counted in blocks: their size stays.
             return Err(Status::INVALID_FORMAT.with_dnr());
+        }
+        if command.class == Class::Format && command.scope == Scope::AllNamespaces {
+            // On such a controller all namespaces get the format that is named for one, and the size of every one's blocks stays only where it was the same before.
+            let alike = |own: &LentNamespace| {
+                own.whole
+                    .is_some_and(|other| (other.format ^ whole.format) & FORMAT_INDEX == 0)
+            };
+            if !namespaces.iter().all(alike) {
+                return Err(Status::INVALID_FORMAT.with_dnr());
+            }
         }
         (whole.target, whole.nsid)
     };

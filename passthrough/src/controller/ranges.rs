@@ -102,7 +102,8 @@ impl Deallocation {
             let whole = map.piece(first, left, u64::MAX).ok_or(outside)?;
             let to = (whole.target, whole.nsid);
             let limits = limits(whole.target);
-            let most = u64::from(limits.range_blocks).min(limits.blocks - total);
+            // Another controller, whose limits are lower, may come next: then there is no room, and this part ends.
+            let most = u64::from(limits.range_blocks).min(limits.blocks.saturating_sub(total));
             let full = into.len() >= usize::from(limits.ranges) || most == 0;
             if goes_to.is_some_and(|before| before != to) || (full && !into.is_empty()) {
                 break;

@@ -2,7 +2,11 @@
 #![allow(unsafe_code)] // admin commands whose data the driver points to
 
 use nvme_vfio::{AdminData, CommandError, Error, QueueOptions};
-use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
+use std::sync::Arc;
+
+use nvme_vfio::transport::EmulatedTransport;
+use nvme_vfio::{Controller, Options};
+use nvme_vfio_emulator::{CommandFault, Config, Emulator, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::command::LogPageId;
 use nvme_vfio_queues::log::FirmwareSlotLog;
 use nvme_vfio_queues::{AdminOpcode, Command, Status};
@@ -80,6 +84,36 @@ fn an_operator_of_less_than_a_namespace_formats_nothing() {
         Err(Status::OPERATION_DENIED)
     );
     assert_eq!(rig.real(1, 100, 1), [7; 512]);
+}
+
+/// A namespace whose blocks were made larger without the server's knowledge would move more than was counted, and read the client's data as a list of PRPs.
+#[test]
+fn a_format_that_is_of_all_namespaces_keeps_the_blocks_of_all() {
+    for (lba, answer) in [(4096, Err(Status::INVALID_FORMAT)), (512, Ok(0))] {
+        let device = "size=2M,lba=512,lba_formats=512:4096,stepped,mdts=5,namespaces=2";
+        let mut config: Config = device.parse().unwrap();
+        config.namespaces[1].lba = lba;
+        let device = Emulator::new(config).unwrap();
+        let transport = EmulatedTransport::stepped(Arc::clone(&device));
+        let server = Controller::with_transport(Arc::new(transport), Options::default()).unwrap();
+        let plan = Plan {
+            slices: vec![
+                vec![slice(1, 0, BLOCKS)],
+                vec![slice(2, 0, (2 << 20) / u64::from(lba))],
+            ],
+            classes: ClassSet::all(),
+            operator: true,
+            // A format of one is a format of all.
+            format_attributes: Some(1),
+            ..Plan::default()
+        };
+        let rig = Rig::on(plan, device, server);
+        rig.set_real(1, 100, &[7; 512]);
+        let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+        assert_eq!(admin(&rig, format(now, 1), AdminData::None), answer);
+        let formatted = answer.is_ok();
+        assert_eq!(rig.real(1, 100, 1) == [0; 512], formatted);
+    }
 }
 
 #[test]

@@ -98,3 +98,38 @@ fn what_points_outside_of_the_clients_memory_is_recorded_as_refused() {
         assert_eq!((sum("reads"), sum("failed")), (2, 1), "{text}");
     }
 }
+
+#[test]
+fn what_has_nothing_to_do_is_recorded_as_done() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("audit.jsonl");
+    let auditor = Auditor::start(audit::open(&path).unwrap(), AuditOptions::default()).unwrap();
+    let rig = Rig::new(Plan {
+        audit: Some(auditor.client(ClientId(0), "tester", 64)),
+        ..Plan::default()
+    });
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(4)).unwrap();
+    let mut list = rig.client.allocate(4096).unwrap();
+    list.fill(0);
+    let deallocate = Command {
+        opcode: NvmOpcode::DATASET_MANAGEMENT.0,
+        nsid: 1,
+        prp1: list.iova().0,
+        // Two ranges of no blocks.
+        cdw10: 1,
+        cdw11: 1 << 2,
+        ..Command::ZERO
+    };
+    assert!(ask(&rig, &mut queue, deallocate).is_success());
+    drop(queue);
+    drop(rig);
+    auditor.finish().unwrap();
+    let text = std::fs::read_to_string(&path).unwrap();
+    let verdicts: Vec<String> = text
+        .lines()
+        .map(|line| serde_json::from_str::<Value>(line).unwrap())
+        .filter(|line| line["command"] == "Dataset Management")
+        .map(|line| line["verdict"].to_string())
+        .collect();
+    assert_eq!(verdicts, [r#""allowed""#], "{text}");
+}

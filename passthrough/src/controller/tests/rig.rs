@@ -176,6 +176,8 @@ pub(super) struct Plan {
     pub(super) operator: bool,
     /// Controllers after the first, of the same domain.
     pub(super) others: Vec<(Arc<Emulator>, Controller)>,
+    /// FNA, where it is to be another than the real controller's.
+    pub(super) format_attributes: Option<u8>,
     /// The client is told what this policy gives it; else the front end says what it likes.
     pub(super) policy: Option<&'static str>,
     /// Where its commands are recorded; without it they are counted.
@@ -200,6 +202,7 @@ impl Default for Plan {
             mender: None,
             operator: false,
             others: Vec::new(),
+            format_attributes: None,
             policy: None,
             audit: None,
         }
@@ -249,7 +252,10 @@ impl Rig {
         let gate = Gate::<dyn Policy>::new(
             Arc::new(Grants(plan.classes)),
             client(),
-            Decoder::new().with_format_attributes(server.identify().fna),
+            Decoder::new().with_format_attributes(
+                plan.format_attributes
+                    .unwrap_or_else(|| server.identify().fna),
+            ),
             plan.audit
                 .unwrap_or_else(|| ClientAudit::detached("tester")),
         );
