@@ -29,6 +29,7 @@ const DECODER: &[&str] = &["--test", "confinement", "--", "entries"];
 const DECODER_TABLE: &[&str] = &["--lib", "--", "decode::"];
 const POLICY: &[&str] = &["--lib", "--", "policy::"];
 const SLICES: &[&str] = &["--lib", "--", "controller::slices"];
+const CONTROLLER: &[&str] = &["--lib", "--", "controller::"];
 const SIEGE: &[&str] = &[
     "--test",
     "confinement",
@@ -48,6 +49,7 @@ const ALL: &[&[&str]] = &[
     DECODER_TABLE,
     POLICY,
     SLICES,
+    CONTROLLER,
     SIEGE,
     STATUSES,
     RACES,
@@ -223,11 +225,27 @@ const MUTATIONS: &[Mutation] = &[
         tests: SIEGE,
     },
     Mutation {
-        what: "engine: a time-out is taken for the proof that nothing touches memory any more",
+        what: "engine: a controller that is gone is taken to have let go of memory",
+        edits: &[
+            (
+                "passthrough/src/controller/engine.rs",
+                "Outcome::Gone if self.has_let_go(target) => Status::INTERNAL_ERROR,",
+                "Outcome::Gone if self.has_let_go(target) || target < 99 => Status::INTERNAL_ERROR,",
+            ),
+            (
+                "passthrough/src/controller/watch.rs",
+                "if target.in_flight() == 0 || !target.controller.has_let_go() {",
+                "if target.in_flight() == 0 {",
+            ),
+        ],
+        tests: CONTROLLER,
+    },
+    Mutation {
+        what: "mender: a queue is taken for deleted without being",
         edits: &[(
-            "passthrough/src/controller/engine.rs",
-            "Outcome::Reset | Outcome::Deleted => Status::COMMAND_INTERRUPTED,",
-            "Outcome::Reset | Outcome::Deleted | Outcome::TimedOut => Status::COMMAND_INTERRUPTED,",
+            "passthrough/src/server/mender.rs",
+            "                self.queue.delete()\n            }",
+            "                Ok(())\n            }",
         )],
         tests: SERVER,
     },
