@@ -292,7 +292,8 @@ impl Writer {
                 reader.fill_budgets();
             }
         }
-        if last || now >= self.next_count {
+        // Counts lose nothing by waiting for a file that takes nothing; their lines would fill memory.
+        if last || now >= self.next_count && !self.scribe.is_full() {
             self.next_count = now + COUNT_PERIOD;
             for reader in &mut self.readers {
                 reader.tell_counts(&mut self.scribe);

@@ -93,18 +93,31 @@ struct Who {
     start_time: u64,
 }
 
+impl From<&Identity> for Who {
+    fn from(identity: &Identity) -> Who {
+        Who {
+            uid: identity.uid,
+            gid: identity.gid,
+            pid: identity.pid,
+            start_time: identity.start_time,
+        }
+    }
+}
+
 /// An identity's own fields.
 pub(super) fn identity<S: Serializer>(
     identity: &Identity,
     serializer: S,
 ) -> Result<S::Ok, S::Error> {
-    Who {
-        uid: identity.uid,
-        gid: identity.gid,
-        pid: identity.pid,
-        start_time: identity.start_time,
-    }
-    .serialize(serializer)
+    Who::from(identity).serialize(serializer)
+}
+
+/// The same, or no fields.
+fn known_identity<S: Serializer>(
+    identity: &Option<Identity>,
+    serializer: S,
+) -> Result<S::Ok, S::Error> {
+    identity.as_ref().map(Who::from).serialize(serializer)
 }
 
 #[derive(Serialize)]
@@ -298,8 +311,9 @@ pub(super) struct Dropped<'a> {
 pub(super) struct Counted<'a> {
     pub(super) kind: &'static str,
     pub(super) client: &'a str,
-    #[serde(flatten, serialize_with = "identity")]
-    pub(super) identity: Identity,
+    /// Who did it, where that is one alone.
+    #[serde(flatten, serialize_with = "known_identity")]
+    pub(super) identity: Option<Identity>,
     pub(super) reads: u64,
     pub(super) read_bytes: u64,
     pub(super) writes: u64,

@@ -10,7 +10,6 @@ use super::record::Record;
 use super::ring::{Ring, Taken};
 use super::scribe::Scribe;
 use super::shared::{Shared, Snapshot};
-use crate::client::Identity;
 use crate::reason::Reason;
 
 /// Records that are taken out of a ring before it is the next one's turn.
@@ -25,8 +24,6 @@ pub(super) struct Reader {
     connections: u64,
     /// The end of a connection whose commands are still in the rings.
     ended: Option<(u64, Happened)>,
-    /// Who is or was connected last.
-    identity: Identity,
     told: Snapshot,
 }
 
@@ -38,7 +35,6 @@ impl Reader {
             refusals: 0,
             connections: 0,
             ended: None,
-            identity: Identity::default(),
             told: Snapshot::default(),
         }
     }
@@ -105,15 +101,9 @@ impl Reader {
     }
 
     fn happened(&mut self, scribe: &mut Scribe, number: u64, happened: Happened) {
-        match &happened.event {
-            Event::Disconnected { .. } => {
-                self.ended = Some((number, happened));
-                return;
-            }
-            Event::Connected { identity, .. } => {
-                self.identity = *identity;
-            }
-            _ => {}
+        if matches!(happened.event, Event::Disconnected { .. }) {
+            self.ended = Some((number, happened));
+            return;
         }
         self.event(scribe, number, &happened);
     }
@@ -123,7 +113,7 @@ impl Reader {
         scribe.line(happened.at, &body);
     }
 
-    /// Writes what was only counted since the last time, if anything was.
+    /// Writes what was only counted since the last time, if anything was. The end of a connection may still be in its ring then, with older counts: it has nothing new to tell.
     pub(super) fn tell_counts(&mut self, scribe: &mut Scribe) {
         if self.ended.is_none() {
             self.tell(scribe, &self.shared.snapshot());
@@ -138,7 +128,7 @@ impl Reader {
             .iter()
             .zip(snapshot.refused.iter().zip(&self.told.refused))
         {
-            let new = now.wrapping_sub(*before);
+            let new = now.saturating_sub(*before);
             if new > 0 {
                 reasons.insert(reason.key(), new);
             }
@@ -146,21 +136,20 @@ impl Reader {
         let body = line::Counted {
             kind: "counted",
             client: &self.shared.name,
-            identity: self.identity,
-            reads: counts.reads.wrapping_sub(told.reads),
-            read_bytes: counts.read_bytes.wrapping_sub(told.read_bytes),
-            writes: counts.writes.wrapping_sub(told.writes),
-            write_bytes: counts.write_bytes.wrapping_sub(told.write_bytes),
-            failed: counts.failed.wrapping_sub(told.failed),
-            answered: counts.answered.wrapping_sub(told.answered),
-            connections: counts.connections.wrapping_sub(told.connections),
+            identity: snapshot.sessions.only_one_since(&self.told.sessions),
+            reads: counts.reads.saturating_sub(told.reads),
+            read_bytes: counts.read_bytes.saturating_sub(told.read_bytes),
+            writes: counts.writes.saturating_sub(told.writes),
+            write_bytes: counts.write_bytes.saturating_sub(told.write_bytes),
+            failed: counts.failed.saturating_sub(told.failed),
+            answered: counts.answered.saturating_sub(told.answered),
+            connections: counts.connections.saturating_sub(told.connections),
             refused: reasons,
         };
-        if body.is_nothing() {
-            return;
+        if !body.is_nothing() {
+            scribe.line(Instant::now(), &body);
         }
-        scribe.line(Instant::now(), &body);
-        self.told = *snapshot;
+        self.told.advance(snapshot);
     }
 }
 

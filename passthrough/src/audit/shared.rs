@@ -1,12 +1,12 @@
 //! What the two ends of a client's audit share.
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use super::event::{Event, Happened};
 use super::record::Record;
 use super::ring::Ring;
-use crate::client::ClientId;
+use crate::client::{ClientId, Identity};
 use crate::command::Class;
 use crate::policy::AuditPolicy;
 use crate::reason::Reason;
@@ -28,7 +28,7 @@ pub struct AuditOptions {
     pub refusals_per_second: u32,
     /// Commands that a client's virtual controller answers from its own state and that are recorded in a second. The rest are counted.
     pub answered_per_second: u32,
-    /// Events of one client's connections that are recorded in a second, and as many again of strangers who were turned away. The rest are counted.
+    /// Events of one client's connections that are recorded in a second, as many again of strangers who were turned away, and of memory that was not taken. The rest are counted.
     pub connections_per_second: u32,
 }
 
@@ -81,11 +81,54 @@ pub struct Counts {
     pub connections: u64,
 }
 
+/// Who was connected, recorded or not.
+#[derive(Debug, Clone, Copy, Default)]
+pub(super) struct Sessions {
+    /// Of the last one that began.
+    identity: Identity,
+    begun: u64,
+    /// The last one has not ended.
+    open: bool,
+}
+
+impl Sessions {
+    /// Who did what was counted between `earlier` and now; `None` where nobody was connected, or more than one.
+    pub(super) fn only_one_since(&self, earlier: &Sessions) -> Option<Identity> {
+        let since = self.begun.wrapping_sub(earlier.begun);
+        (since.wrapping_add(u64::from(earlier.open)) == 1).then_some(self.identity)
+    }
+}
+
 /// [`Counts`] of one moment, and the refusals that were only counted by reason.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Snapshot {
+    pub(super) sessions: Sessions,
     pub(super) counts: Counts,
     pub(super) refused: [u64; Reason::ALL.len()],
+}
+
+impl Snapshot {
+    /// Takes over whatever is newer in `other`. No count goes back: one that was taken back after it was told is made good by the next.
+    pub(super) fn advance(&mut self, other: &Snapshot) {
+        if other.sessions.begun >= self.sessions.begun {
+            self.sessions = other.sessions;
+        }
+        let (counts, new) = (&mut self.counts, &other.counts);
+        for (count, new) in [
+            (&mut counts.reads, new.reads),
+            (&mut counts.read_bytes, new.read_bytes),
+            (&mut counts.writes, new.writes),
+            (&mut counts.write_bytes, new.write_bytes),
+            (&mut counts.failed, new.failed),
+            (&mut counts.answered, new.answered),
+            (&mut counts.connections, new.connections),
+        ]
+        .into_iter()
+        .chain(self.refused.iter_mut().zip(other.refused))
+        {
+            *count = (*count).max(new);
+        }
+    }
 }
 
 /// Two counts that only one thread raises.
@@ -160,7 +203,7 @@ pub(super) struct Shared {
     pub(super) refusals: Ring<Record>,
     pub(super) connections: Ring<Happened>,
     /// Control threads take turns at the ring of connections.
-    connecting: Mutex<()>,
+    connecting: Mutex<Sessions>,
     reads: Tally,
     writes: Tally,
     failed: AtomicU64,
@@ -172,6 +215,7 @@ pub(super) struct Shared {
     answered_budget: Budget,
     connection_budget: Budget,
     stranger_budget: Budget,
+    memory_budget: Budget,
 }
 
 impl Shared {
@@ -182,7 +226,7 @@ impl Shared {
             commands: Ring::new(options.ring, LEAST_RECORDS),
             refusals: Ring::new(options.ring / 4, LEAST_RECORDS),
             connections: Ring::new(0, CONNECTION_RECORDS),
-            connecting: Mutex::new(()),
+            connecting: Mutex::default(),
             reads: Tally::default(),
             writes: Tally::default(),
             failed: AtomicU64::new(0),
@@ -194,6 +238,7 @@ impl Shared {
             answered_budget: Budget::new(options.answered_per_second),
             connection_budget: Budget::new(options.connections_per_second),
             stranger_budget: Budget::new(options.connections_per_second),
+            memory_budget: Budget::new(options.connections_per_second),
         }
     }
 
@@ -246,26 +291,39 @@ impl Shared {
 
     /// Records something that happened to the client's connection, or counts it.
     pub(super) fn connection(&self, event: Event) {
-        let turn = self
-            .connecting
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
-        // Strangers have a budget of their own, or they could hide who was let in.
+        let mut sessions = self.sessions();
+        match &event {
+            Event::Connected { identity, .. } => {
+                sessions.identity = *identity;
+                sessions.begun += 1;
+                sessions.open = true;
+            }
+            Event::Disconnected { .. } => sessions.open = false,
+            _ => {}
+        }
+        // Strangers have a budget of their own, or they could hide who was let in; so has memory, or a client could hide who came after it.
         let budget = match &event {
             Event::ConnectionRefused { .. } => &self.stranger_budget,
+            Event::MemoryRefused { .. } => &self.memory_budget,
             _ => &self.connection_budget,
         };
         if budget.spend() {
             let mut happened = Happened::now(event);
             if matches!(happened.event, Event::Disconnected { .. }) {
                 // What is counted after this is the next one's.
-                happened.counted = Some(Box::new(self.snapshot()));
+                happened.counted = Some(Box::new(self.snapshot_of(*sessions)));
             }
             self.connections.put(happened);
         } else {
             raise(&self.connections_counted, 1);
         }
-        drop(turn);
+        drop(sessions);
+    }
+
+    fn sessions(&self) -> MutexGuard<'_, Sessions> {
+        self.connecting
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Gives all budgets another second's worth.
@@ -274,6 +332,7 @@ impl Shared {
         self.answered_budget.fill();
         self.connection_budget.fill();
         self.stranger_budget.fill();
+        self.memory_budget.fill();
     }
 
     /// What was counted since the start.
@@ -301,7 +360,14 @@ impl Shared {
 
     /// What was counted up to now.
     pub(super) fn snapshot(&self) -> Snapshot {
+        // Nobody comes or goes while it is taken.
+        let sessions = self.sessions();
+        self.snapshot_of(*sessions)
+    }
+
+    fn snapshot_of(&self, sessions: Sessions) -> Snapshot {
         Snapshot {
+            sessions,
             counts: self.counts(),
             refused: std::array::from_fn(|index| {
                 let count = self.refused_counted.get(index);

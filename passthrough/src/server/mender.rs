@@ -293,7 +293,16 @@ impl Work {
             let resets = controller.events().resets;
             if resets != known.resets {
                 known.resets = resets;
-                self.herald.tell(MenderEvent::Reset { controller: index });
+                // A reset is counted when it begins: what came of it is what the controller says now.
+                match controller.check_status() {
+                    Ok(()) => self.herald.tell(MenderEvent::Reset { controller: index }),
+                    Err(Error::Gone) if !known.gone => {
+                        known.gone = true;
+                        self.herald.tell(MenderEvent::Gone { controller: index });
+                    }
+                    // It has failed again: that is seen at the next look.
+                    Err(_) => {}
+                }
             }
         }
         look

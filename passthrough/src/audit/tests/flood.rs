@@ -286,6 +286,104 @@ fn connecting_in_a_loop_displaces_nothing_of_the_others() {
 }
 
 #[test]
+fn memory_that_is_refused_in_a_loop_hides_nobody_who_comes_later() {
+    let paper = Paper::default();
+    let auditor = audit(&paper, AuditOptions::default());
+    let _loud = client(&auditor, 0, "loud");
+    let server = auditor.server();
+    for index in 0..5000 {
+        server.record(Event::MemoryRefused {
+            client: ClientId(0),
+            identity: WHO,
+            address: index << 12,
+            bytes: 4096,
+            cause: "EPERM".into(),
+        });
+    }
+    server.record(Event::Connected {
+        client: ClientId(0),
+        identity: WHO,
+    });
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    assert!(lines.iter().any(|line| line["event"] == "connected"));
+}
+
+#[test]
+fn counts_that_were_told_are_not_told_again_by_an_older_end() {
+    let options = AuditOptions::default();
+    let shared = std::sync::Arc::new(shared::Shared::new(ClientId(0), "a".into(), &options));
+    let mut reader = reader::Reader::new(std::sync::Arc::clone(&shared));
+    let paper = Paper::default();
+    let mut scribe = scribe::Scribe::new(Box::new(paper.clone()));
+    let client = ClientId(0);
+    for _ in 0..2 {
+        shared.connection(Event::Connected {
+            client,
+            identity: WHO,
+        });
+        shared.count(Class::Read, 512);
+        shared.connection(Event::Disconnected {
+            client,
+            identity: WHO,
+            cause: "closed".into(),
+        });
+    }
+    // Both ends wait in the ring when it is time to tell of counts; then one of these is taken back.
+    reader.tell_counts(&mut scribe);
+    shared.count(Class::Read, 512);
+    shared.uncount(Class::Read, 512);
+    shared.uncount(Class::Read, 512);
+    while !reader.turn(&mut scribe) {}
+    shared.count(Class::Read, 512);
+    reader.tell_counts(&mut scribe);
+    scribe.write().unwrap();
+    let lines = paper.lines();
+    let counted = of_kind(&lines, "counted");
+    assert_eq!(sum(&counted, "a", "reads"), 2, "{counted:?}");
+}
+
+#[test]
+fn what_is_counted_is_ascribed_to_nobody_who_may_not_have_done_it() {
+    let paper = Paper::default();
+    let options = AuditOptions {
+        sample_allowed_io: 0,
+        connections_per_second: 3,
+        ..AuditOptions::default()
+    };
+    let auditor = audit(&paper, options);
+    let mut client = client(&auditor, 0, "a");
+    let server = auditor.server();
+    let (id, other) = (ClientId(0), Identity { uid: 7, ..WHO });
+    let mut session = |identity| {
+        server.record(Event::Connected {
+            client: id,
+            identity,
+        });
+        read_once(&mut client);
+        server.record(Event::Disconnected {
+            client: id,
+            identity,
+            cause: "closed".into(),
+        });
+    };
+    session(WHO);
+    // Of the second the end is only counted, of the third the beginning too.
+    session(WHO);
+    session(other);
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    let counted = of_kind(&lines, "counted");
+    assert_eq!(sum(&counted, "a", "reads"), 3);
+    assert_eq!(counted.len(), 2, "{counted:?}");
+    assert_eq!(
+        (&counted[0]["uid"], &counted[0]["reads"]),
+        (&WHO.uid.into(), &1.into())
+    );
+    assert!(counted[1]["uid"].is_null(), "{}", counted[1]);
+}
+
+#[test]
 fn a_command_that_was_stopped_is_a_refusal_and_no_longer_counted_as_allowed() {
     let paper = Paper::default();
     let options = AuditOptions {

@@ -228,3 +228,25 @@ fn a_controller_that_is_gone_gives_no_proof_and_no_queue() {
     assert_eq!(ended(&mended), [(1, Err(CommandError::Gone))]);
     assert!(mended.completions[0].buffer.is_none(), "not proven");
 }
+
+#[test]
+fn a_reset_that_brings_nothing_back_is_not_told_as_one_that_does() {
+    let bench = Bench::new();
+    bench
+        .emulator
+        .inject(Fault::Controller(ControllerFault::NeverReady, Until::Cleared));
+    bench
+        .emulator
+        .inject(Fault::of_controller(ControllerFault::Fatal));
+    let gone = MenderEvent::Gone { controller: 0 };
+    let until = Instant::now() + PATIENCE;
+    while !bench.told().contains(&gone) {
+        assert!(Instant::now() < until, "{:?}", bench.told());
+        thread::sleep(Duration::from_millis(10));
+    }
+    let resetting = MenderEvent::Resetting {
+        client: None,
+        controller: 0,
+    };
+    assert_eq!(bench.told(), [resetting, gone]);
+}
