@@ -140,6 +140,14 @@ impl Auditor {
         self.inner.failing.load(Ordering::Relaxed)
     }
 
+    /// Whether the thread is there: it ends before [`finish`](Self::finish) only by a fault of its own, and nothing is recorded then.
+    #[must_use]
+    pub fn is_running(&self) -> bool {
+        self.thread
+            .as_ref()
+            .is_some_and(|thread| !thread.is_finished())
+    }
+
     /// Writes all that waits, the last counts, and waits until the file has them.
     ///
     /// # Errors

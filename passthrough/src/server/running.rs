@@ -240,10 +240,12 @@ impl Serving {
     fn is_sound(&self) -> bool {
         let polls = self.poller.as_ref().is_some_and(Poller::is_running);
         let mends = self.mender.as_ref().is_some_and(MenderThread::is_running);
-        if !(polls && mends) {
+        let records = self.auditor.as_ref().is_some_and(Auditor::is_running);
+        let all = polls && mends && records;
+        if !all {
             tracing::error!("a thread of the server has failed: the service ends");
         }
-        polls && mends
+        all
     }
 
     /// Ends the service in this order: no client is let in any more; each one's commands are waited for, aborted, or their queue deleted; its memory is let go of; then the

@@ -9,6 +9,30 @@ use super::*;
 use crate::reason::Reason;
 
 #[test]
+fn a_thread_that_has_failed_is_seen() {
+    struct Fault;
+    impl Write for Fault {
+        fn write(&mut self, _: &[u8]) -> io::Result<usize> {
+            panic!("a fault of the writer");
+        }
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+    let auditor = Auditor::start(Fault, AuditOptions::default()).unwrap();
+    assert!(auditor.is_running());
+    auditor.server().record(Event::ServerStopping {
+        cause: "a test".into(),
+    });
+    let until = Instant::now() + std::time::Duration::from_secs(20);
+    while auditor.is_running() {
+        assert!(Instant::now() < until, "it is still there");
+        std::thread::sleep(std::time::Duration::from_millis(5));
+    }
+    assert!(auditor.finish().is_err());
+}
+
+#[test]
 fn a_connection_begins_before_its_commands_and_ends_after_them() {
     let paper = Paper::default();
     let options = AuditOptions {

@@ -232,9 +232,10 @@ fn a_controller_that_is_gone_gives_no_proof_and_no_queue() {
 #[test]
 fn a_reset_that_brings_nothing_back_is_not_told_as_one_that_does() {
     let bench = Bench::new();
-    bench
-        .emulator
-        .inject(Fault::Controller(ControllerFault::NeverReady, Until::Cleared));
+    bench.emulator.inject(Fault::Controller(
+        ControllerFault::NeverReady,
+        Until::Cleared,
+    ));
     bench
         .emulator
         .inject(Fault::of_controller(ControllerFault::Fatal));
