@@ -69,6 +69,17 @@ impl Lender for Loans {
     }
 }
 
+impl Drop for Loans {
+    /// What was never taken back may be in use: it stays mapped, so that no other client's memory gets its addresses, for as long as this process lives.
+    fn drop(&mut self) {
+        let live = self.live.get_mut().unwrap_or_else(PoisonError::into_inner);
+        for (iova, mapped) in mem::take(live) {
+            tracing::warn!(%iova, "memory of a client stays mapped for the controllers: it was never taken back");
+            mem::forget(mapped);
+        }
+    }
+}
+
 fn errno(error: &DmaError) -> Errno {
     let os = |error: &io::Error| error.raw_os_error().map_or(Errno::EIO, Errno::from_raw);
     match error {

@@ -81,3 +81,16 @@ fn memory_that_cannot_be_unmapped_stays() {
         "{start}"
     );
 }
+
+#[test]
+fn what_was_never_taken_back_keeps_its_addresses() {
+    let (domain, space, loans) = loans();
+    let memory = memory(1, DmaAccess::all());
+    let page = nvme_vfio_dma::page_size();
+    let iova = loans.lend(&memory, Access::READ_WRITE).unwrap();
+    // As a thread does that fails while commands are in flight, whose memory is kept.
+    mem::forget(memory);
+    drop(loans);
+    assert_eq!(domain.mappings(), [(iova, page, Access::READ_WRITE)]);
+    assert_eq!(space.mappings(), [(iova, page)]);
+}
