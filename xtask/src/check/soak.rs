@@ -27,6 +27,8 @@ pub enum Soak {
     Machines,
     /// 10,000 command bodies for each opcode of each kind of queue, of a client that was lent a part of a controller.
     Confinement,
+    /// The same on QEMU's controller in a virtual machine, the drive's image compared: hours.
+    ConfinementVm,
     /// 10,000,000 commands whose entries and lists another thread of their client changes while they are read.
     Races,
     /// 16 clients of a lent controller, with 100,000 commands each that have the same identifiers.
@@ -79,16 +81,25 @@ impl Soak {
         let mut command = cargo();
         command.args(["test", "--release", "--all-features"]);
         command.args(["--package", package, "--test", test]);
-        if self == Self::Machines {
+        if let Some(filter) = self.in_machines() {
             if let Err(error) = packages::ensure_installed(&vm_needs()) {
                 return Ok(Outcome::NotRun(error.to_string()));
             }
             prepare_what_can_be()?;
-            command.args(["--", "killed"]).env(vm::REQUIRED, "1");
+            command.args(["--", filter]).env(vm::REQUIRED, "1");
         } else {
             command.args(["--", "--nocapture"]);
         }
         tests(command.env(SOAK, "1"))
+    }
+
+    /// What the names of its tests contain, where they need virtual machines.
+    fn in_machines(self) -> Option<&'static str> {
+        match self {
+            Self::Machines => Some("killed"),
+            Self::ConfinementVm => Some("outside"),
+            _ => None,
+        }
     }
 
     /// The package and the test program that has the count.
@@ -98,6 +109,7 @@ impl Soak {
             Self::Clients => Some(("nvme-vfio", "killed_clients")),
             Self::Machines => Some(("xtask", "vm_vfio_user")),
             Self::Confinement => Some(("nvme-vfio-passthrough", "confinement")),
+            Self::ConfinementVm => Some(("xtask", "vm_serve")),
             Self::Races => Some(("nvme-vfio-passthrough", "races")),
             Self::Crowd => Some(("nvme-vfio-passthrough", "crowd")),
             Self::KilledClients => Some(("nvme-vfio-passthrough", "killed")),
