@@ -3,6 +3,7 @@
 
 mod lender;
 mod patience;
+mod signals;
 
 use std::collections::BTreeMap;
 use std::io;
@@ -24,6 +25,7 @@ pub use lender::Lender;
 use lender::Mapping;
 pub use patience::Patience;
 use patience::Wait;
+use signals::{Helper, Line};
 
 /// Region indices of a PCI device (the kernel's VFIO numbering).
 const BAR0: u32 = 0;
@@ -61,6 +63,7 @@ pub struct ServedController {
     patience: Patience,
     lender: Option<Arc<dyn Lender>>,
     client: Mutex<Client>,
+    signals: Helper,
 }
 
 /// The domain of a served controller: every address that a client may use. The client's side has an IOMMU's limits, if any side has.
@@ -92,6 +95,7 @@ impl ServedController {
             patience,
             lender: None,
             client: Mutex::default(),
+            signals: Helper::default(),
         })
     }
 
@@ -157,11 +161,8 @@ impl ServedController {
     fn connect(&self, range: Range<u32>, data: Vec<Option<Eventfd>>) {
         for (vector, eventfd) in range.zip(data) {
             let sink = eventfd.map(|eventfd| -> InterruptSink {
-                Arc::new(move || {
-                    if let Err(errno) = eventfd.signal() {
-                        tracing::warn!(%errno, "an interrupt could not be signalled");
-                    }
-                })
+                let (line, helper) = (Line::new(eventfd), self.signals.clone());
+                Arc::new(move || line.signal(&helper))
             });
             // The session has checked the range.
             self.emulator.connect_interrupt(vector as u16, sink);

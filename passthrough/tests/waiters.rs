@@ -1,0 +1,94 @@
+//! A client that has ten thousands of waiters woken by each of its interrupts makes nobody else wait.
+
+use std::os::fd::{AsFd, OwnedFd};
+use std::time::{Duration, Instant};
+
+use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
+use nix::sys::eventfd::{EfdFlags, EventFd};
+use nvme_vfio_emulator::{Emulator, Patience, ServedController};
+use nvme_vfio_user::Eventfd;
+use nvme_vfio_user::device::{Device, IrqAction, IrqData};
+
+/// Index of MSI-X among the kinds of interrupts.
+const MSIX: u32 = 2;
+
+/// An eventfd with so many waiters, and those.
+fn waited_for(descriptors: usize, epolls: usize) -> (EventFd, Vec<OwnedFd>, Vec<Epoll>) {
+    let eventfd = EventFd::from_flags(EfdFlags::EFD_NONBLOCK).expect("an eventfd");
+    let duplicates: Vec<OwnedFd> = (0..descriptors)
+        .map(|_| eventfd.as_fd().try_clone_to_owned().expect("a duplicate"))
+        .collect();
+    let epolls: Vec<Epoll> = (0..epolls)
+        .map(|_| {
+            let epoll = Epoll::new(EpollCreateFlags::EPOLL_CLOEXEC).expect("an epoll");
+            for duplicate in &duplicates {
+                let event = EpollEvent::new(EpollFlags::EPOLLIN, 0);
+                epoll.add(duplicate, event).expect("registered");
+            }
+            epoll
+        })
+        .collect();
+    (eventfd, duplicates, epolls)
+}
+
+fn connect(served: &ServedController, eventfd: &EventFd) {
+    let ours = eventfd.as_fd().try_clone_to_owned().expect("a duplicate");
+    let ours = Eventfd::new(ours).expect("accepted");
+    let data = IrqData::Eventfds(vec![Some(ours)]);
+    served
+        .set_irqs(MSIX, 0..1, IrqAction::Trigger, data)
+        .expect("connected");
+}
+
+/// How long an interrupt takes whoever gives it.
+fn interrupt(served: &ServedController) -> Duration {
+    let begun = Instant::now();
+    served
+        .set_irqs(MSIX, 0..1, IrqAction::Trigger, IrqData::None)
+        .expect("signalled");
+    begun.elapsed()
+}
+
+fn served() -> ServedController {
+    let emulator = Emulator::new("size=1M".parse().expect("a configuration")).expect("made");
+    ServedController::new(emulator, Patience::default()).expect("served")
+}
+
+#[test]
+fn an_eventfd_with_too_many_waiters_costs_the_controller_nothing() {
+    let served = served();
+    let (client, _duplicates, _epolls) = waited_for(400, 100);
+    connect(&served, &client);
+    for _ in 0..20 {
+        interrupt(&served);
+    }
+    let mut times: Vec<Duration> = (0..50).map(|_| interrupt(&served)).collect();
+    times.sort_unstable();
+    assert!(times[25] < Duration::from_millis(1), "{:?}", times[25]);
+    // And it is signalled all the same, after whatever was.
+    let until = Instant::now() + Duration::from_secs(20);
+    std::thread::sleep(Duration::from_millis(500));
+    let _ = client.read();
+    interrupt(&served);
+    while client.read().is_err() {
+        assert!(Instant::now() < until, "no interrupt");
+    }
+    // One that comes later is not tried.
+    let (another, _duplicates, _epolls) = waited_for(1, 1);
+    connect(&served, &another);
+    interrupt(&served);
+    while another.read().is_err() {
+        assert!(Instant::now() < until, "no interrupt");
+    }
+}
+
+#[test]
+fn one_with_a_waiter_is_signalled_at_once() {
+    let served = served();
+    let (client, _duplicates, _epolls) = waited_for(1, 1);
+    connect(&served, &client);
+    for _ in 0..2_000 {
+        interrupt(&served);
+    }
+    assert_eq!(client.read(), Ok(2_000));
+}
