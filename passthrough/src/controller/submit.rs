@@ -105,6 +105,9 @@ fn next_blocks(
     if count == 0 {
         return Next::Fail(Status::INTERNAL_ERROR);
     }
+    if !blocks.data && target.is_laden() {
+        return wait_for(target);
+    }
     let Some((_, mut page)) = target.next_slot() else {
         return wait_for(target);
     };
@@ -143,6 +146,7 @@ fn next_blocks(
         flight: place.flight,
         order: flight.next_order,
         since: place.since,
+        heavy: !blocks.data,
     };
     // SAFETY: the data pointer is of the flight's `data`: memory that the client has lent, looked up with the access that the command needs and kept by the front end until the
     // flight is reported, or buffers that were taken for this flight; its list is the slot's own page.
@@ -199,10 +203,12 @@ fn next_other(
     place: &Place,
 ) -> Next {
     let order = flight.next_order;
+    let heavy = matches!(flight.work, Work::Deallocate(..) | Work::Copy(..));
     let part = Part {
         flight: place.flight,
         order,
         since: place.since,
+        heavy,
     };
     // Before anything is planned: whichever of its controllers comes next must be able to take a command.
     let all = match &flight.work {
@@ -212,7 +218,7 @@ fn next_other(
     let busy = all
         .iter()
         .filter_map(|(target, _)| targets.get(usize::from(*target)))
-        .find(|target| target.next_slot().is_none());
+        .find(|target| target.next_slot().is_none() || heavy && target.is_laden());
     if let Some(target) = busy {
         return wait_for(target);
     }

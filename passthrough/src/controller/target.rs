@@ -34,9 +34,15 @@ pub(super) struct Part {
     pub(super) order: u32,
     /// When it was submitted.
     pub(super) since: u64,
+    /// Whether it makes the controller work on blocks without moving data of the client.
+    pub(super) heavy: bool,
 }
 
 const FREE: u32 = u32::MAX;
+
+/// Commands that make a controller work on blocks without moving data of the client, and that one client may have in flight in a queue. Each may name 65,536 blocks, so a full queue
+/// of them would be more than a controller does in the time that a command has, and its end would be a reset that all clients notice.
+const HEAVY: u16 = 8;
 
 /// An I/O queue pair on a real controller that belongs to one client, with a slot and a page for each command that can be in flight.
 #[derive(Debug)]
@@ -55,6 +61,8 @@ pub(super) struct Target {
     /// Something was submitted since the doorbell was rung.
     pub(super) unrung: bool,
     parts: Box<[Part]>,
+    /// How many of them are `heavy`.
+    heavy: u16,
     free: Vec<u16>,
     pages: Option<Pages>,
 }
@@ -83,6 +91,7 @@ impl Target {
             flight: FREE,
             order: 0,
             since: 0,
+            heavy: false,
         };
         Ok(Self {
             limits: TargetLimits {
@@ -97,6 +106,7 @@ impl Target {
             page,
             unrung: false,
             parts: vec![part; usize::from(slots)].into(),
+            heavy: 0,
             free: (0..slots).rev().collect(),
             pages: Some(Pages::new(memory, page)),
         })
@@ -108,6 +118,12 @@ impl Target {
         self.queue.as_ref().filter(|_| self.usable)?;
         let slot = *self.free.last()?;
         Some((slot, self.pages.as_ref()?.of(slot)))
+    }
+
+    /// Whether so much work without data is in flight that more of it has to wait.
+    #[inline]
+    pub(super) fn is_laden(&self) -> bool {
+        self.heavy >= HEAVY
     }
 
     /// Submits a command in the slot that [`next_slot`](Self::next_slot) told.
@@ -130,6 +146,7 @@ impl Target {
         // SAFETY: the caller's promise. The slot's page is used by nobody else until the part has ended, and `abandon` keeps it where that is never proven.
         unsafe { queue.submit_raw(command, u64::from(slot)) }.map_err(|refused| refused.error)?;
         self.free.pop();
+        self.heavy += u16::from(part.heavy);
         if let Some(place) = self.parts.get_mut(usize::from(slot)) {
             *place = part;
         }
@@ -159,6 +176,7 @@ impl Target {
             },
         );
         self.free.push(slot);
+        self.heavy -= u16::from(part.heavy);
         Some(part)
     }
 

@@ -340,6 +340,36 @@ fn a_client_that_resets_its_controller_leaves_nothing_behind() {
 }
 
 #[test]
+fn work_without_data_is_given_to_the_controller_a_little_at_a_time() {
+    let (device, server) = device();
+    // Nobody mends: what hangs here is held back on purpose.
+    let mut bench = Bench::on(&device, &server, None, Isolated::Shared);
+    bench.inject(io(), CommandFault::Hang(OnAbort::NotAborted));
+    let opcodes = [NvmOpcode::VERIFY, NvmOpcode::WRITE_ZEROES];
+    for token in 0..14 {
+        bench.submit(opcodes[token as usize % 2], 0, 16, token);
+    }
+    let mut seen = 0;
+    let mut most = 0;
+    let until = Instant::now() + PATIENCE;
+    while seen < 14 {
+        assert!(Instant::now() < until, "{seen} have ended");
+        for _ in 0..10 {
+            bench.rig.step();
+        }
+        most = most.max(device.statistics().held_commands);
+        device.release();
+        while let Some(completion) = bench.queue.poll() {
+            assert!(completion.entry.status().is_success());
+            seen += 1;
+        }
+    }
+    assert_eq!(most, 8, "in flight at once");
+    device.clear_faults();
+    bench.works();
+}
+
+#[test]
 fn more_than_the_ceiling_is_never_in_flight() {
     let (device, server) = device();
     let plan = Plan {
