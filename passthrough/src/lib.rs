@@ -7,6 +7,8 @@
 //! - [`Policy`]: the hook that says yes or no, [`Verdict`]; replaceable.
 //! - [`Gate`]: the one function that decodes, asks and counts, and the only maker of [`Passed`], without which nothing is carried out.
 //! - [`Client`]: who asks: the name that the policy gives it, and the identity that the kernel told.
+//! - [`VirtualController`]: what a client's commands become on the real controllers.
+//! - [`server`]: the sockets, threads and repairs around it; [`audit`]: what is recorded; [`privileges`]: what a server gives up.
 //! - [`Passthrough`]: commands of the process that holds a controller, by the same gate.
 //! - [`policy`]: the policy file, its checks, and what is made of it.
 //! - [`Reason`]: why a command was refused, precisely; the client sees only a [`Status`](nvme_vfio_queues::Status).

@@ -38,6 +38,8 @@ pub(super) const NEEDED: &[Rule] = &[
     Any(libc::SYS_readv),
     Any(libc::SYS_pread64),
     Any(libc::SYS_preadv),
+    // An eventfd that its client may have made blocking is looked at so, where there is no asynchronous I/O.
+    Any(libc::SYS_preadv2),
     Any(libc::SYS_write),
     Any(libc::SYS_writev),
     Any(libc::SYS_pwrite64),
