@@ -5,7 +5,7 @@
 
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use anyhow::{Context, Result, bail};
@@ -16,6 +16,9 @@ use crate::vm;
 
 /// A file, words in it that occur once, and what is put in their place.
 type Edit = (&'static str, &'static str, &'static str);
+
+/// How long tests may take, in seconds.
+const LIMIT: &str = "900";
 
 /// A check that is taken away.
 struct Mutation {
@@ -386,7 +389,10 @@ fn with_edits<T>(tree: &Path, edits: &[Edit], act: impl FnOnce() -> Result<T>) -
 
 /// Runs test programs of the passthrough crate.
 fn test(tree: &Path, tests: &[&str]) -> Result<Fate> {
-    let output = cargo()
+    // A check that is missed may leave tests that wait for ever: they and all that they started end then.
+    let output = Command::new("timeout")
+        .arg(LIMIT)
+        .arg(cargo().get_program())
         .args([
             "test",
             "--all-features",
@@ -398,6 +404,11 @@ fn test(tree: &Path, tests: &[&str]) -> Result<Fate> {
         .env("CARGO_TARGET_DIR", tree.join("target"))
         .stdin(Stdio::null())
         .output()?;
+    if output.status.code() == Some(124) {
+        return Ok(Fate::Noticed(format!(
+            "tests that do not end in {LIMIT} seconds"
+        )));
+    }
     if output.status.success() {
         return Ok(Fate::Missed);
     }
