@@ -3,6 +3,7 @@
 
 pub(crate) mod lent;
 pub(crate) mod served;
+pub(crate) mod server;
 
 use std::collections::HashMap;
 use std::fmt;
