@@ -15,6 +15,8 @@ impl IoQueue {
     /// Ends everything that is in flight, since the controller has been disabled since the queue was made, or is gone.
     #[cold]
     pub(super) fn lose(&mut self, epoch: u32) {
+        // `epoch` may have come after the last look at the ring, and completions in between: they are answers like any other.
+        self.drain();
         // A reset is the proof that the controller has let go of all memory. Of one that is gone there is none, unless the process that
         // served it is gone too.
         let (outcome, proven) = if epoch == GONE {
@@ -191,5 +193,79 @@ impl Drop for IoQueue {
             // A reset has been, or the server has ended: the queue does not exist any more, and its memory is free.
             inner.give_back_queue_id(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::{Duration, Instant};
+
+    use nvme_vfio_queues::command::LogPageId;
+
+    use crate::{Controller, Outcome, QueueOptions};
+
+    const DEPTH: u32 = 8;
+
+    /// A queue that the controller has answered to the last command without its owner having looked since, on a controller that was reset after that.
+    fn answered_and_reset() -> (Controller, super::IoQueue) {
+        let controller = Controller::open(&"emulated:size=1M".parse().unwrap()).unwrap();
+        let namespace = controller.only_namespace().unwrap();
+        let mut queue = controller
+            .io_queue(QueueOptions::with_depth(DEPTH))
+            .unwrap();
+        for token in 0..u64::from(DEPTH) {
+            let buffer = controller.allocate(4096).unwrap();
+            queue.read(&namespace, token, buffer, token).unwrap();
+        }
+        queue.ring();
+        let start = Instant::now();
+        let reads = |controller: &Controller| {
+            let log = controller
+                .log_page(LogPageId::SMART_HEALTH, u32::MAX, 512)
+                .unwrap();
+            u64::from_le_bytes(log[64..72].try_into().unwrap())
+        };
+        while reads(&controller) < u64::from(DEPTH) {
+            assert!(
+                start.elapsed() < Duration::from_secs(20),
+                "not all are answered"
+            );
+            sleep(Duration::from_millis(1));
+        }
+        controller.recover().unwrap();
+        (controller, queue)
+    }
+
+    fn all_are_done(controller: &Controller, queue: &mut super::IoQueue) {
+        for token in 0..u64::from(DEPTH) {
+            let completion = queue.poll().unwrap();
+            assert_eq!(
+                (completion.token, completion.outcome),
+                (token, Outcome::Done)
+            );
+        }
+        assert!(queue.poll().is_none());
+        let events = controller.events();
+        assert_eq!((events.stale, events.unknown, events.resets), (0, 0, 1));
+    }
+
+    #[test]
+    fn answers_that_come_between_the_look_at_the_ring_and_the_look_at_the_epoch_are_taken() {
+        let (controller, mut queue) = answered_and_reset();
+        // What `poll` does when it has found the ring empty.
+        let first = queue.poll_empty().unwrap();
+        assert_eq!((first.token, first.outcome), (0, Outcome::Done));
+        queue.report(*first);
+        queue.cold.reports.rotate_right(1);
+        all_are_done(&controller, &mut queue);
+        queue.rebuild().unwrap();
+    }
+
+    #[test]
+    fn answers_from_before_a_reset_are_taken_also_when_the_queue_is_rebuilt_at_once() {
+        let (controller, mut queue) = answered_and_reset();
+        queue.rebuild().unwrap();
+        all_are_done(&controller, &mut queue);
     }
 }
