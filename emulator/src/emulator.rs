@@ -454,8 +454,9 @@ impl Emulator {
         trace
     }
 
-    /// Whether time is that of the clock, as for a controller that a thread runs, or that of the steps.
-    pub(crate) fn tell_time(&self, real: bool) {
+    /// Whether latencies are in the time of the clock, as for a controller that a thread runs, or in that of the steps, as they are at the beginning. For whoever calls
+    /// [`Emulator::work`] all the time.
+    pub fn tell_time(&self, real: bool) {
         self.visit().tell_time(real);
     }
 

@@ -5,8 +5,6 @@ mod common;
 
 use std::path::Path;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::thread;
 use std::time::{Duration, Instant};
 
 use common::client::{Client, pages};
@@ -14,11 +12,9 @@ use common::judge::Piece;
 use common::world::{Lent, World};
 use common::{command, with_blocks, with_prps};
 use nix::time::{ClockId, clock_gettime};
-use nvme_vfio::transport::EmulatedTransport;
-use nvme_vfio::{Address, Controller, Options, QueueOptions};
-use nvme_vfio_emulator::Emulator;
+use nvme_vfio::{Address, Buffer, Controller, IoQueue, Namespace, QueueOptions};
 use nvme_vfio_passthrough::policy::PolicyFile;
-use nvme_vfio_passthrough::server::{OpenedGroup, ServeOptions, Serving};
+use nvme_vfio_passthrough::server::{ServeOptions, Serving};
 use nvme_vfio_queues::{Command, Status};
 
 /// Reads that the neighbour keeps in flight.
@@ -30,70 +26,75 @@ fn open(socket: &Path) -> Controller {
     Controller::open(&Address::VfioUser(socket.to_owned())).unwrap()
 }
 
-/// Sends commands of blocks outside, as many as go, while `on` is set.
-fn refused(socket: &Path, on: &AtomicBool, stop: &AtomicBool, count: &AtomicU64) {
-    let controller = open(socket);
-    let mut queue = controller
-        .io_queue(QueueOptions::with_depth(FLOOD))
-        .unwrap();
+/// Commands of blocks outside, as many as go: what comes back is taken, and the queue filled again.
+fn refused(queue: &mut IoQueue) -> u64 {
     let verify = Command {
         opcode: 0x0c,
         nsid: 1,
         cdw10: u32::MAX,
         ..Command::ZERO
     };
-    while !stop.load(Ordering::Relaxed) {
-        if !on.load(Ordering::Relaxed) && queue.in_flight() == 0 {
-            thread::sleep(Duration::from_millis(1));
-            continue;
-        }
-        while on.load(Ordering::Relaxed) && !queue.is_full() {
-            // SAFETY: Verify has no data.
-            unsafe { queue.submit_raw(verify, 0) }.unwrap();
-        }
-        queue.ring();
-        while let Some(completion) = queue.poll() {
-            assert!(
-                completion.entry.status().is(Status::LBA_OUT_OF_RANGE),
-                "{completion:?}"
-            );
-            count.fetch_add(1, Ordering::Relaxed);
-        }
+    let mut count = 0;
+    while let Some(completion) = queue.poll() {
+        assert!(
+            completion.entry.status().is(Status::LBA_OUT_OF_RANGE),
+            "{completion:?}"
+        );
+        count += 1;
     }
+    while !queue.is_full() {
+        // SAFETY: Verify has no data.
+        unsafe { queue.submit_raw(verify, 0) }.unwrap();
+    }
+    queue.ring();
+    count
 }
 
-/// Reads in a second.
-fn reads(queue: &mut nvme_vfio::IoQueue, controller: &Controller, time: Duration) -> f64 {
-    let namespace = controller.only_namespace().unwrap();
-    let mut spare: Vec<_> = (0..DEPTH)
-        .map(|_| controller.allocate(4096).unwrap())
-        .collect();
-    let (began, mut done, mut token) = (Instant::now(), 0u64, 0u64);
-    while began.elapsed() < time {
-        while let Some(buffer) = spare.pop() {
-            token += 1;
-            let submitted = queue.read(&namespace, token % 500 * 8, buffer, token);
-            submitted.unwrap_or_else(|refused| panic!("{}", refused.error));
+/// The two clients of a server, driven by one thread: they take nothing from each other but what the server gives.
+struct Clients {
+    neighbour: IoQueue,
+    flood: IoQueue,
+    namespace: Namespace,
+    spare: Vec<Buffer>,
+    token: u64,
+}
+
+impl Clients {
+    /// The neighbour's reads in a second, and how many commands of the other were refused meanwhile.
+    fn reads(&mut self, flooded: bool, time: Duration) -> (f64, u64) {
+        let (began, mut done, mut refusals) = (Instant::now(), 0u64, 0);
+        while began.elapsed() < time {
+            if flooded {
+                refusals += refused(&mut self.flood);
+            }
+            while let Some(completion) = self.neighbour.poll() {
+                completion.result().unwrap();
+                self.spare.extend(completion.buffer);
+                done += 1;
+            }
+            while let Some(buffer) = self.spare.pop() {
+                self.token += 1;
+                let lba = self.token % 500 * 8;
+                let read = self
+                    .neighbour
+                    .read(&self.namespace, lba, buffer, self.token);
+                read.unwrap_or_else(|refused| panic!("{}", refused.error));
+            }
+            self.neighbour.ring();
         }
-        queue.ring();
-        while let Some(completion) = queue.poll() {
-            completion.result().unwrap();
-            done += 1;
-            spare.extend(completion.buffer);
+        let rate = done as f64 / began.elapsed().as_secs_f64();
+        while self.flood.in_flight() > 0 {
+            self.flood.poll();
         }
+        (rate, refusals)
     }
-    let rate = done as f64 / began.elapsed().as_secs_f64();
-    while queue.in_flight() > 0 {
-        queue.poll();
-    }
-    rate
 }
 
 #[test]
 fn a_flood_of_refusals_is_measured() {
     let whole = std::env::var_os("NVME_VFIO_SOAK").is_some_and(|value| value == "1");
     let (rounds, time) = if whole {
-        (10, Duration::from_millis(500))
+        (20, Duration::from_millis(500))
     } else {
         (2, Duration::from_millis(60))
     };
@@ -104,57 +105,49 @@ fn a_flood_of_refusals_is_measured() {
             "[[client]]\nname = \"{name}\"\nuid = [{uid}]\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1, start = {start}, blocks = 4096 }}]\nallow = [\"read\", \"verify\"]\n"
         )
     };
+    // About what an SSD takes.
     let text = format!(
-        "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{}{}",
+        "controller = [\"emulated:size=16M,latency.read=80us\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{}{}",
         client("flood", 0),
         client("neighbour", 4096)
     );
     let policy = PolicyFile::parse(&text, folder.path()).unwrap();
-    // About what an SSD takes.
-    let device = Emulator::new("size=16M,latency.read=80us".parse().unwrap()).unwrap();
-    let transport = EmulatedTransport::running(Arc::clone(&device)).unwrap();
-    let real = Controller::with_transport(Arc::new(transport), Options::default()).unwrap();
-    let group = OpenedGroup::of(&policy, vec![real]).unwrap();
-    let serving = Serving::with_group(&policy, group, &ServeOptions::default()).unwrap();
+    let serving = Serving::start(&policy, &ServeOptions::default()).unwrap();
     let sockets: Vec<_> = serving.clients().map(|(_, path)| path.to_owned()).collect();
-    let (on, stop, count) = (
-        AtomicBool::new(false),
-        AtomicBool::new(false),
-        AtomicU64::new(0),
-    );
-    let mut rates = [Vec::new(), Vec::new()];
-    thread::scope(|scope| {
-        let flood = scope.spawn(|| refused(&sockets[0], &on, &stop, &count));
-        let controller = open(&sockets[1]);
-        let mut queue = controller
-            .io_queue(QueueOptions::with_depth(DEPTH))
-            .unwrap();
-        for round in 0..2 * rounds {
-            on.store(round % 2 == 1, Ordering::Relaxed);
-            reads(&mut queue, &controller, time / 10);
-            rates[round % 2].push(reads(&mut queue, &controller, time));
-        }
-        stop.store(true, Ordering::Relaxed);
-        on.store(false, Ordering::Relaxed);
-        flood.join().unwrap();
-    });
+    let controllers = [open(&sockets[0]), open(&sockets[1])];
+    let queue = |index: usize, depth| {
+        let controller: &Controller = &controllers[index];
+        controller.io_queue(QueueOptions::with_depth(depth))
+    };
+    let mut clients = Clients {
+        flood: queue(0, FLOOD).unwrap(),
+        neighbour: queue(1, DEPTH).unwrap(),
+        namespace: controllers[1].only_namespace().unwrap(),
+        spare: (0..DEPTH)
+            .map(|_| controllers[1].allocate(4096).unwrap())
+            .collect(),
+        token: 0,
+    };
+    let (mut rates, mut refusals) = ([Vec::new(), Vec::new()], 0);
+    for round in 0..2 * rounds {
+        let flooded = round % 2 == 1;
+        clients.reads(flooded, time / 10);
+        let (rate, refused) = clients.reads(flooded, time);
+        rates[round % 2].push(rate);
+        refusals += refused;
+    }
     let median = |rates: &mut Vec<f64>| {
         rates.sort_by(f64::total_cmp);
         rates[rates.len() / 2]
     };
     let [quiet, flooded] = rates.each_mut().map(median);
-    let refusals = count.load(Ordering::Relaxed);
-    let processors = thread::available_parallelism().map_or(1, usize::from);
-    if processors < 4 {
-        println!(
-            "four threads are busy and there are {processors} processors: what follows is the system's time slices, not the server's turns"
-        );
-    }
     println!(
-        "on {processors} processors: {quiet:.0} reads/s at depth {DEPTH} alone, {flooded:.0} beside a flood of refused commands ({:+.1} %), of which there were {refusals}",
-        (flooded / quiet - 1.0) * 100.0
+        "{quiet:.0} reads/s at depth {DEPTH} alone, {flooded:.0} beside a flood of refused commands ({:+.1} %), of which there were {:.0} a second",
+        (flooded / quiet - 1.0) * 100.0,
+        refusals as f64 / (time * rounds as u32).as_secs_f64()
     );
     assert!(refusals > 1000 && quiet > 0.0 && flooded > 0.0);
+    drop((clients, controllers));
     serving.finish().unwrap();
 }
 

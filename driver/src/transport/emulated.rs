@@ -12,7 +12,7 @@ use nvme_vfio_queues::ring::Doorbell;
 use super::Transport;
 use crate::Error;
 
-/// An emulated controller, run by a thread of its own or stepped by whoever waits.
+/// An emulated controller, run by a thread of its own or of its owner's, or stepped by whoever waits.
 #[derive(Debug)]
 pub struct EmulatedTransport {
     /// Stops before the emulator goes.
@@ -47,6 +47,14 @@ impl EmulatedTransport {
             space: AddressSpace::new(domain),
             emulator,
         }
+    }
+
+    /// A controller that works whenever its owner calls [`Emulator::work`], which a thread does all the time that has other things to do as well. Whoever waits steps it, too.
+    /// Latencies are in the time of the clock, unless `stepped` is in its configuration.
+    #[must_use]
+    pub fn polled(emulator: Arc<Emulator>) -> Self {
+        emulator.tell_time(!emulator.config().stepped);
+        Self::stepped(emulator)
     }
 
     /// A controller with a thread of its own.
@@ -127,9 +135,8 @@ impl Transport for EmulatedTransport {
     }
 
     fn relax(&self) {
-        if self.thread.is_none() {
-            self.emulator.step();
-        } else {
+        // Where there was nothing to do, whoever else may have something is let run.
+        if self.thread.is_some() || self.emulator.step() == 0 {
             std::thread::yield_now();
         }
     }

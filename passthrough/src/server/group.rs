@@ -1,6 +1,10 @@
 //! The controllers of a policy, opened and asked.
 
-use nvme_vfio::{Address, Controller, Group, Options};
+use std::sync::Arc;
+
+use nvme_vfio::transport::EmulatedTransport;
+use nvme_vfio::{Address, Controller, Error, Group, Options};
+use nvme_vfio_emulator::{Config, Emulator};
 
 use super::error::ServeError;
 use super::options::ServeOptions;
@@ -19,6 +23,8 @@ pub struct OpenedGroup {
     pub(super) group: Option<Group>,
     pub(super) controllers: Vec<Controller>,
     pub(super) facts: Vec<ControllerFacts>,
+    /// Those of the controllers that the thread that polls has to do the work of.
+    pub(super) emulated: Vec<Arc<Emulator>>,
 }
 
 impl OpenedGroup {
@@ -28,12 +34,18 @@ impl OpenedGroup {
     /// [`ServeError::Controller`].
     pub fn open(policy: &PolicyFile, options: &ServeOptions) -> Result<OpenedGroup, ServeError> {
         let driver = driver_options(policy, options);
-        let opened = Controller::open_together(&policy.controllers, &driver).map_err(|source| {
-            ServeError::Controller {
-                address: addresses(policy),
-                source,
-            }
-        })?;
+        let failed = |source| ServeError::Controller {
+            address: addresses(policy),
+            source,
+        };
+        if let [Address::Emulated(config)] = policy.controllers.as_slice() {
+            let (controller, emulator) = emulated(config, driver).map_err(failed)?;
+            return OpenedGroup::of(policy, vec![controller]).map(|group| OpenedGroup {
+                emulated: vec![emulator],
+                ..group
+            });
+        }
+        let opened = Controller::open_together(&policy.controllers, &driver).map_err(failed)?;
         OpenedGroup::of(policy, opened.controllers).map(|group| OpenedGroup {
             group: opened.group,
             ..group
@@ -59,6 +71,7 @@ impl OpenedGroup {
             group: None,
             controllers,
             facts,
+            emulated: Vec::new(),
         })
     }
 
@@ -77,6 +90,14 @@ impl OpenedGroup {
             mappings: space.and_then(|space| space.domain().limits().mappings),
         }
     }
+}
+
+/// An emulated controller without a thread of its own: what it does is done in turn with all else, so that it takes no processor from whoever waits for it.
+fn emulated(config: &str, options: Options) -> Result<(Controller, Arc<Emulator>), Error> {
+    let emulator = Emulator::new(config.parse::<Config>()?)?;
+    let transport = EmulatedTransport::polled(Arc::clone(&emulator));
+    let controller = Controller::with_transport(Arc::new(transport), options)?;
+    Ok((controller, emulator))
 }
 
 /// Bytes that this process may lock into memory; `None` for no limit.

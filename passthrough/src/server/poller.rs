@@ -67,9 +67,10 @@ pub(crate) struct Poller {
 }
 
 impl Poller {
-    /// `busy`: it never sleeps while a client is connected.
+    /// `busy`: it never sleeps while a client is connected. `emulated`: controllers whose work it does besides.
     pub(crate) fn start(
         seats: Vec<Arc<Seat>>,
+        emulated: Vec<Arc<Emulator>>,
         clock: Clock,
         busy: bool,
         cpu: Option<usize>,
@@ -77,7 +78,7 @@ impl Poller {
         let stop = Arc::<AtomicBool>::default();
         let work = Arc::<Work>::default();
         let (theirs, stopped) = (Arc::clone(&work), Arc::clone(&stop));
-        let for_thread = seats.clone();
+        let (for_thread, device) = (seats.clone(), emulated.clone());
         let thread = thread::Builder::new()
             .name("nvme-serve".into())
             .spawn(move || {
@@ -89,10 +90,11 @@ impl Poller {
                         "the thread that polls could not be kept on its processor"
                     );
                 }
-                poll(&for_thread, &clock, &stopped, busy, &theirs);
+                poll(&for_thread, &device, &clock, &stopped, busy, &theirs);
             })?;
-        for seat in &seats {
-            seat.emulator.stepped_by(thread.thread());
+        let virtual_ones = seats.iter().map(|seat| &seat.emulator);
+        for emulator in virtual_ones.chain(&emulated) {
+            emulator.stepped_by(thread.thread());
         }
         Ok(Poller {
             stop,
@@ -138,7 +140,23 @@ impl Drop for Poller {
     }
 }
 
-fn poll(seats: &[Arc<Seat>], clock: &Clock, stop: &AtomicBool, busy: bool, work: &Work) {
+/// Has emulated controllers do what is pending; whether there was anything. One that somebody else waits for is that one's to step.
+fn step(emulated: &[Arc<Emulator>]) -> bool {
+    let mut worked = false;
+    for emulator in emulated.iter().filter(|emulator| !emulator.is_wanted()) {
+        worked |= emulator.work(1) > 0;
+    }
+    worked
+}
+
+fn poll(
+    seats: &[Arc<Seat>],
+    emulated: &[Arc<Emulator>],
+    clock: &Clock,
+    stop: &AtomicBool,
+    busy: bool,
+    work: &Work,
+) {
     let mut rotation = Rotation::new(seats.len());
     let mut backoff = Backoff::new(busy);
     let mut idle_rounds = 0;
@@ -147,6 +165,7 @@ fn poll(seats: &[Arc<Seat>], clock: &Clock, stop: &AtomicBool, busy: bool, work:
         clock.set(now);
         let (mut taken, mut in_flight) = (false, false);
         let (mut fetched, mut posted) = (0, 0);
+        let stepped = step(emulated);
         // Those that had no work for long are left out only while others have some.
         let all = idle_rounds > 0;
         let worked = rotation.round(all, |index| {
@@ -168,7 +187,7 @@ fn poll(seats: &[Arc<Seat>], clock: &Clock, stop: &AtomicBool, busy: bool, work:
             posted += turn.posted;
             turn.fetched + turn.posted > 0
         });
-        if worked {
+        if worked || stepped {
             idle_rounds = 0;
             add(&work.fetched, fetched);
             add(&work.posted, posted);

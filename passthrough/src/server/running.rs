@@ -129,8 +129,14 @@ impl Prepared {
             fronts.push(builder.front(client)?);
         }
         let seats = fronts.iter().map(|front| Arc::clone(&front.seat)).collect();
-        let poller = Poller::start(seats, builder.clock.clone(), options.busy, options.cpu)
-            .map_err(ServeError::no_thread)?;
+        let poller = Poller::start(
+            seats,
+            group.emulated,
+            builder.clock.clone(),
+            options.busy,
+            options.cpu,
+        )
+        .map_err(ServeError::no_thread)?;
         // Set once, here.
         let _ = builder.poller.set(poller.thread());
         let (tell, ended) = mpsc::channel();
