@@ -20,10 +20,10 @@ const BEFORE: u64 = 0x1000;
 ///
 /// They are memory of a file, laid out as BAR 0 is (its first page stays empty), that nobody can shrink, grow or seal further, so that another process may map it, and neither side can
 /// make the other fault. Who has mapped it can write it for as long as it likes: [`Emulator::renew_doorbells`](crate::Emulator::renew_doorbells)
-/// gives the controller other ones.
+/// gives the controller other ones. Where there is no memory for those, it has [some that nobody can map](Doorbells::file).
 #[derive(Debug)]
 pub struct Doorbells {
-    file: File,
+    file: Option<File>,
     map: MmapRaw,
 }
 
@@ -47,7 +47,24 @@ impl Doorbells {
         let seals = SealFlag::F_SEAL_SHRINK | SealFlag::F_SEAL_GROW | SealFlag::F_SEAL_SEAL;
         fcntl(&file, FcntlArg::F_ADD_SEALS(seals))?;
         let map = MmapOptions::new().offset(BEFORE).map_raw(&file)?;
+        let file = Some(file);
         Ok(Doorbells { file, map })
+    }
+
+    /// `bytes` of doorbells, whole pages, all 0, that no other process can map.
+    ///
+    /// # Errors
+    /// What the system says when it does not give the memory.
+    pub(crate) fn unshared(bytes: u64) -> io::Result<Doorbells> {
+        let bytes = usize::try_from(bytes).map_err(|_| io::ErrorKind::OutOfMemory)?;
+        let map = MmapOptions::new().len(bytes).map_anon()?.into();
+        Ok(Doorbells { file: None, map })
+    }
+
+    /// The file, in which the first doorbell is at 0x1000; `None` for doorbells that nobody else can map.
+    #[must_use]
+    pub fn file(&self) -> Option<BorrowedFd<'_>> {
+        self.file.as_ref().map(AsFd::as_fd)
     }
 
     /// Sets all to 0.
@@ -65,16 +82,9 @@ impl Deref for Doorbells {
     #[allow(clippy::cast_ptr_alignment)] // a mapping begins with a page
     fn deref(&self) -> &[AtomicU32] {
         let count = self.map.len() / size_of::<AtomicU32>();
-        // SAFETY: the mapping is page-aligned, readable, writable, `count` dwords long, and lives as long as the borrow; the file is sealed,
+        // SAFETY: the mapping is page-aligned, readable, writable, `count` dwords long, and lives as long as the borrow; a file behind it is sealed,
         // so no page of it goes away. Whoever else writes the memory races with atomic accesses only.
         unsafe { std::slice::from_raw_parts(self.map.as_ptr().cast::<AtomicU32>(), count) }
-    }
-}
-
-impl AsFd for Doorbells {
-    /// The file, in which the first doorbell is at 0x1000.
-    fn as_fd(&self) -> BorrowedFd<'_> {
-        self.file.as_fd()
     }
 }
 
@@ -87,7 +97,7 @@ mod tests {
     fn another_mapping_rings_and_nobody_can_cut_it() {
         let doorbells = Doorbells::new(8192).unwrap();
         assert_eq!(doorbells.len(), 2048);
-        let file = File::from(doorbells.as_fd().try_clone_to_owned().unwrap());
+        let file = File::from(doorbells.file().unwrap().try_clone_to_owned().unwrap());
         let theirs = MmapOptions::new().offset(BEFORE).map_raw(&file).unwrap();
         // SAFETY: inside the mapping, and nobody else writes it meanwhile.
         unsafe { theirs.as_mut_ptr().cast::<u32>().add(2047).write(7) };
@@ -98,5 +108,16 @@ mod tests {
             assert!(file.set_len(length).is_err(), "cut to {length}");
         }
         assert!(fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_WRITE)).is_err());
+    }
+
+    #[test]
+    fn those_without_a_file_are_as_many() {
+        let doorbells = Doorbells::unshared(8192).unwrap();
+        assert!(doorbells.file().is_none());
+        assert_eq!(doorbells.len(), 2048);
+        doorbells[2047].store(7, Ordering::Relaxed);
+        assert_eq!(doorbells[2047].load(Ordering::Relaxed), 7);
+        doorbells.clear();
+        assert!(doorbells.iter().all(|one| one.load(Ordering::Relaxed) == 0));
     }
 }

@@ -165,15 +165,21 @@ impl Emulator {
     /// # Errors
     /// What the system says when it does not give the memory; the old doorbells stay then.
     pub fn renew_doorbells(&self) -> io::Result<()> {
-        // Made, and the old ones let go of, while nobody waits for the controller's lock.
+        // Made while nobody waits for the controller's lock.
         let new = Arc::new(Doorbells::new(self.config.doorbell_bytes())?);
+        self.use_doorbells(new);
+        Ok(())
+    }
+
+    /// Gives the controller these doorbells, as [`renew_doorbells`](Self::renew_doorbells) does.
+    pub(crate) fn use_doorbells(&self, new: Arc<Doorbells>) {
         let old = self.visit().change_doorbells(Arc::clone(&new));
         *self
             .doorbells
             .lock()
             .unwrap_or_else(PoisonError::into_inner) = new;
+        // Let go of while nobody waits for the controller's lock.
         drop(old);
-        Ok(())
     }
 
     /// Bytes of BAR 0, a power of two: the registers up to 0x1000, then the doorbells, then nothing.

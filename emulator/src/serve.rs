@@ -9,6 +9,7 @@ use std::collections::BTreeMap;
 use std::io;
 use std::ops::Range;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use nvme_vfio_dma::{Access, DomainLimits, IommuDomain, Iova, MapError, MapRegion, UnmapError};
@@ -18,6 +19,7 @@ use nvme_vfio_user::device::{
 };
 use nvme_vfio_user::{ClientMemory, Eventfd};
 
+use crate::doorbells::Doorbells;
 use crate::emulator::Emulator;
 use crate::interrupts::InterruptSink;
 use crate::iommu::SoftwareIommu;
@@ -51,13 +53,17 @@ struct Client {
 /// controller must be stepped by a thread of its own ([`Emulator::spawn`]).
 ///
 /// When a client goes, commands in flight are waited for as long as [`Patience`] says; its mappings and interrupts end, it keeps no doorbell that rings, and
-/// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data.
+/// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data. Where the system gives no memory or descriptor for new
+/// doorbells, the next client cannot map any, and rings by message.
 #[derive(Debug)]
 pub struct ServedController {
     emulator: Arc<Emulator>,
     iommu: Arc<SoftwareIommu>,
-    /// Always the file of the controller's doorbells of now.
+    /// The file of the controller's doorbells of now, while they can be `mapped`.
     doorbells: OwnedFd,
+    mapped: AtomicBool,
+    /// For when the system gives no doorbells that nobody has mapped yet.
+    unshared: Arc<Doorbells>,
     areas: [SparseArea; 1],
     vectors: u16,
     patience: Patience,
@@ -80,15 +86,22 @@ impl ServedController {
     /// Serves a controller, which nobody else commands. It should have been built in a [`served_domain`].
     ///
     /// # Errors
-    /// No descriptor is to be had.
+    /// No descriptor or memory is to be had.
     pub fn new(emulator: Arc<Emulator>, patience: Patience) -> io::Result<ServedController> {
+        let bytes = emulator.config().doorbell_bytes();
+        let doorbells = emulator.doorbells();
+        let Some(file) = doorbells.file() else {
+            return Err(io::ErrorKind::ResourceBusy.into());
+        };
         let areas = [SparseArea {
             offset: DOORBELLS,
-            size: emulator.config().doorbell_bytes(),
+            size: bytes,
         }];
         Ok(ServedController {
             iommu: emulator.iommu(),
-            doorbells: emulator.doorbells().as_fd().try_clone_to_owned()?,
+            doorbells: file.try_clone_to_owned()?,
+            mapped: AtomicBool::new(true),
+            unshared: Arc::new(Doorbells::unshared(bytes)?),
             vectors: emulator.vectors(),
             emulator,
             areas,
@@ -102,7 +115,7 @@ impl ServedController {
     /// As [`ServedController::new`], with all memory that the client lends lent on to a real device.
     ///
     /// # Errors
-    /// No descriptor is to be had.
+    /// As [`ServedController::new`].
     pub fn with_lender(
         emulator: Arc<Emulator>,
         patience: Patience,
@@ -139,15 +152,27 @@ impl ServedController {
         Ok(())
     }
 
-    /// Gives the controller doorbells of its own again. The descriptor's number stays, so that it can be lent out at any time.
-    fn renew_doorbells(&self) -> io::Result<()> {
+    /// Sees to it that those who have mapped doorbells do not ring any more. The controller is disabled.
+    fn renew_doorbells(&self) {
+        let renewed = self.share_new_doorbells();
+        if let Err(error) = &renewed {
+            tracing::warn!(%error, "no new doorbells to be mapped: the next client rings by message");
+            self.unshared.clear();
+            self.emulator.use_doorbells(Arc::clone(&self.unshared));
+        }
+        self.mapped.store(renewed.is_ok(), Ordering::Release);
+    }
+
+    /// Gives the controller doorbells that nobody has mapped. The descriptor's number stays, so that it can be lent out at any time.
+    fn share_new_doorbells(&self) -> io::Result<()> {
         self.emulator.renew_doorbells()?;
         let new = self.emulator.doorbells();
+        let file = new.file().ok_or(io::ErrorKind::ResourceBusy)?;
         // SAFETY: both descriptors are open and owned by values that live on; the call makes the second one name the file of the first
         // in one step, so that it is open and a file of doorbells at every moment.
         let copied = unsafe {
             libc::dup3(
-                new.as_fd().as_raw_fd(),
+                file.as_raw_fd(),
                 self.doorbells.as_raw_fd(),
                 libc::O_CLOEXEC,
             )
@@ -232,7 +257,7 @@ impl Device for ServedController {
             BAR0 => Some(Region {
                 size: self.emulator.bar0_size(),
                 flags: flags | RegionFlags::MMAP,
-                mapping: Some(RegionMapping {
+                mapping: self.mapped.load(Ordering::Acquire).then(|| RegionMapping {
                     descriptor: self.doorbells.as_fd(),
                     offset: 0,
                     areas: &self.areas,
@@ -413,9 +438,7 @@ impl Device for ServedController {
             }
         }
         client.unmapping.clear();
-        if let Err(error) = self.renew_doorbells() {
-            tracing::error!(%error, "the next client gets doorbells that the last one may have kept");
-        }
+        self.renew_doorbells();
         self.emulator.pause(false);
         Progress::Done
     }
