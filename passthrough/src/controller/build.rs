@@ -16,6 +16,7 @@ use super::flight::MOST_BLOCKS;
 use super::namespace::{LentNamespace, Whole};
 use super::personality::Moved;
 use super::ranges::{CopyLimits, DeallocateLimits};
+use super::shutdown::Shutdown;
 use super::slices::{Slice, SliceError, SliceMap};
 use super::submit::COPY_RANGES_OF_PAGE;
 use super::target::{Target, TargetLimits};
@@ -230,8 +231,7 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             outstanding: u32::from(outstanding),
             operations: Bucket::new(config.ceilings.operations, now),
             bandwidth: Bucket::new(config.ceilings.bandwidth, now),
-            shutdown: None,
-            flushes: Vec::new(),
+            shutdown: Shutdown::default(),
             list: Vec::new(),
             segments: Vec::new(),
         })

@@ -19,6 +19,7 @@
 //! | `personality` | what a client is told of its controller |
 //! | `operator` | admin commands of a client that is alone |
 //! | `bucket`, `clock` | ceilings, and the time |
+//! | `shutdown` | what a client wrote, made durable when it announces a shutdown |
 
 use std::time::Instant;
 
@@ -28,9 +29,8 @@ use nvme_vfio_emulator::{
     CommandHandler, DeviceMemory, FetchedCommand, HandlerCompletion, Handling, Segment,
 };
 
-use nvme_vfio_queues::{NvmOpcode, Status};
+use nvme_vfio_queues::Status;
 
-use crate::audit::Started;
 use crate::client::Holder;
 use crate::command::{Class, ClassSet, CommandSet, Direction, QueueKind};
 use crate::decode::Decoder;
@@ -50,6 +50,7 @@ mod namespace;
 mod operator;
 mod personality;
 mod ranges;
+mod shutdown;
 mod slices;
 mod submit;
 mod target;
@@ -65,9 +66,9 @@ pub use target::TargetLimits;
 
 use bucket::Bucket;
 use engine::{Ended, Engine};
-use flight::Work;
 use operator::{Operator, OperatorEnded};
 use personality::Moved;
+use shutdown::Shutdown;
 
 /// Bytes that one of an operator's commands may move.
 const OPERATOR_BYTES: u64 = 1 << 20;
@@ -93,9 +94,7 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     outstanding: u32,
     operations: Bucket,
     bandwidth: Bucket,
-    /// The tag under which the client's shutdown waits for its flushes, and what the audit waits for.
-    shutdown: Option<u32>,
-    flushes: Vec<Started>,
+    shutdown: Shutdown,
     /// The copy of a list of ranges, and where it was.
     list: Vec<u8>,
     segments: Vec<Segment>,
@@ -368,19 +367,19 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         if self.operator.is_some() {
             self.poll_operator(memory, done);
         }
+        if self.shutdown.is_asked() {
+            self.poll_shutdown(memory, done);
+        }
         let (gate, now) = (&mut self.gate, self.now);
-        let (shutdown, flushes) = (&mut self.shutdown, &mut self.flushes);
+        let shutdown = &mut self.shutdown;
         self.engine.poll(memory, &mut |ended: Ended| {
             match ended.started {
                 Some(started) => gate.end(started, ended.status, now),
                 None if ended.status.is_success() => {}
                 None => gate.failed(),
             }
-            if *shutdown == Some(ended.tag) {
-                *shutdown = None;
-                for started in flushes.drain(..) {
-                    gate.end(started, ended.status, now);
-                }
+            if shutdown.is_under(ended.tag) {
+                shutdown.end(gate, ended.status, now);
             }
             done.push(HandlerCompletion {
                 tag: ended.tag,
@@ -392,6 +391,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn cancel(&mut self, tags: &[u32]) {
         self.engine.cancel(tags);
+        self.shutdown.cancel(tags);
         if let Some(operator) = &mut self.operator {
             operator.cancel(tags, |ended| self.cancelled.push(ended));
         }
@@ -399,32 +399,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
 
     fn shut_down(&mut self, tag: u32, memory: &DeviceMemory<'_>) -> Handling {
         self.look_up();
-        let mut work = Work::Done;
-        for namespace in &self.engine.namespaces {
-            // What the client may not flush it may not by a shutdown either.
-            let mut entry = [0; 16];
-            (entry[0], entry[1]) = (u32::from(NvmOpcode::FLUSH.0), namespace.nsid);
-            let geometry = Some(&namespace.geometry);
-            let checked = self
-                .gate
-                .check(QueueKind::Io, geometry, &entry, &[], self.now);
-            if let Ok(mut passed) = checked {
-                work.add_flush(&passed, &namespace.flush);
-                self.flushes.extend(passed.take_started());
-            }
-        }
-        match self.engine.start_flush(tag, work, memory) {
-            Ok(()) => {
-                self.shutdown = Some(tag);
-                Handling::Taken
-            }
-            Err((status, result)) => {
-                for started in self.flushes.drain(..) {
-                    self.gate.end(started, status, self.now);
-                }
-                Handling::Complete { status, result }
-            }
-        }
+        self.ask_shutdown(tag, memory)
     }
 
     fn identify(&self, cns: u8, nsid: u32, page: &mut [u8]) {

@@ -44,7 +44,7 @@ pub(super) fn mender(server: &Controller) -> MenderThread {
 }
 
 impl Bench {
-    fn on(
+    pub(super) fn on(
         device: &Arc<Emulator>,
         server: &Controller,
         mender: Option<MenderThread>,
@@ -407,26 +407,6 @@ fn more_than_the_ceiling_is_never_in_flight() {
         }
         assert!((1..=3).contains(&(seen - before)), "{seen} after {before}");
     }
-}
-
-#[test]
-fn a_shutdown_is_complete_when_what_was_written_is_durable() {
-    let (device, server) = device();
-    let bench = Bench::on(&device, &server, Some(mender(&server)), Isolated::Shared);
-    let flushes = Matcher::io().opcode(NvmOpcode::FLUSH.0);
-    bench.inject(flushes.times(1), CommandFault::Hang(OnAbort::NotAborted));
-    let control = bench.rig.front.register_read(0x14, 4);
-    // CC.SHN: a normal shutdown.
-    bench.rig.front.register_write(0x14, 4, control | 1 << 14);
-    bench.rig.step();
-    bench.rig.step();
-    let status = || bench.rig.front.register_read(0x1c, 4) >> 2 & 0b11;
-    assert_eq!(status(), 0b01, "the flush hangs");
-    assert_eq!(device.release(), 1);
-    for _ in 0..20 {
-        bench.rig.step();
-    }
-    assert_eq!(status(), 0b10);
 }
 
 /// Reads of a block that a client ends in half a second of a clock that the test sets, with these ceilings.

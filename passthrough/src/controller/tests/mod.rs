@@ -9,6 +9,7 @@ mod operator;
 mod personality;
 mod recorded;
 mod rig;
+mod shutdown;
 mod storm;
 
 #[test]
