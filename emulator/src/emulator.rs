@@ -408,6 +408,12 @@ impl Emulator {
         self.wake();
     }
 
+    /// Tells the host that these bits of Critical Warning have come to be set, by an event for those that it asked to be told of. For a [`CommandHandler`] whose `log` says so.
+    pub fn tell_critical_warnings(&self, warnings: u8) {
+        self.visit().warnings_came(warnings);
+        self.wake();
+    }
+
     /// Arms a fault.
     pub fn inject(&self, fault: Fault) {
         self.inject_when(When::Now, fault);

@@ -37,6 +37,18 @@ impl Event {
         information: 1,
         log: log::ERROR,
     };
+    /// The subsystem is less reliable, read-only, or its memory backup has failed.
+    const RELIABILITY: Event = Event {
+        kind: 1,
+        information: 0,
+        log: log::SMART,
+    };
+    /// The available spare fell below its threshold.
+    const SPARE: Event = Event {
+        kind: 1,
+        information: 2,
+        log: log::SMART,
+    };
     /// The temperature crossed a threshold.
     pub(crate) const TEMPERATURE: Event = Event {
         kind: 1,
@@ -50,6 +62,15 @@ impl Event {
         information: 0,
         log: log::CHANGED_NAMESPACES,
     };
+
+    /// What tells of a bit of Critical Warning, which is also the bit of Asynchronous Event Configuration that asks for it (NVMe base 2.0, figures 147 and 207).
+    pub(crate) fn of_critical_warning(bit: u8) -> Event {
+        match bit {
+            0 => Event::SPARE,
+            1 => Event::TEMPERATURE,
+            _ => Event::RELIABILITY,
+        }
+    }
 
     fn dword(self) -> u32 {
         u32::from(self.kind) | u32::from(self.information) << 8 | u32::from(self.log) << 16

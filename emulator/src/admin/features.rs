@@ -27,6 +27,8 @@ const INTERRUPT_COALESCING: u8 = 0x08;
 const INTERRUPT_VECTOR: u8 = 0x09;
 const WRITE_ATOMICITY: u8 = 0x0a;
 const EVENT_CONFIGURATION: u8 = 0x0b;
+/// Bits of Critical Warning, and those of the event configuration that ask for them.
+const CRITICAL_WARNINGS: u8 = 0x1f;
 const TIMESTAMP: u8 = 0x0e;
 const HOST_BEHAVIOR: u8 = 0x16;
 
@@ -104,6 +106,11 @@ impl Features {
     /// Critical Warning bit 1: the temperature is at or over, or at or under, a threshold.
     pub(super) fn temperature_warning(&self) -> bool {
         TEMPERATURE >= self.over_temperature || TEMPERATURE <= self.under_temperature
+    }
+
+    /// Those of these bits of Critical Warning that the host wants to be told of.
+    pub(super) fn wanted_warnings(&self, warnings: u8) -> u8 {
+        self.events as u8 & warnings & CRITICAL_WARNINGS
     }
 
     /// Whether the host wants to be told of changed namespaces.

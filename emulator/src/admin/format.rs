@@ -41,6 +41,15 @@ impl Core {
         }
     }
 
+    /// The controller's health has come to give these warnings.
+    pub(crate) fn warnings_came(&mut self, warnings: u8) {
+        let wanted = self.features.wanted_warnings(warnings);
+        for bit in (0..8).filter(|bit| wanted & 1 << bit != 0) {
+            let event = super::events::Event::of_critical_warning(bit);
+            self.events.raise(event);
+        }
+    }
+
     /// Does the work now, or when the last command in flight has ended.
     fn work_on(
         &mut self,

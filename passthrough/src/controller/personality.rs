@@ -1,9 +1,10 @@
 //! What a client is told of its controller: what it was granted, as far as the real controllers have it, and nothing of anybody else's.
 
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
 use nvme_vfio::Controller;
+use nvme_vfio_emulator::Emulator;
 use nvme_vfio_queues::command::LogPageId;
 
 use crate::command::{Class, ClassSet};
@@ -67,6 +68,8 @@ struct Known {
     page: Mutex<Option<Box<[u8; HEALTH_BYTES]>>>,
     /// The client has asked since it was brought up to date.
     asked: AtomicBool,
+    /// The client's own controller, which tells it of new warnings.
+    front: OnceLock<Weak<Emulator>>,
 }
 
 impl Health {
@@ -78,8 +81,20 @@ impl Health {
             .ok()
             .and_then(|page| <[u8; HEALTH_BYTES]>::try_from(page).ok());
         if let Some(page) = page {
-            *self.lock() = Some(Box::new(page));
+            let before = self.lock().replace(Box::new(page));
+            let came = page[0] & !before.map_or(0, |before| before[0]);
+            if came != 0
+                && let Some(front) = self.0.front.get().and_then(Weak::upgrade)
+            {
+                front.tell_critical_warnings(came);
+            }
         }
+    }
+
+    /// Has the client told of warnings that come from now on, by its own controller's events.
+    pub(crate) fn told_by(&self, front: &Arc<Emulator>) {
+        // There is one such controller for as long as there is this.
+        let _ = self.0.front.set(Arc::downgrade(front));
     }
 
     /// Whether the client has asked since it was brought up to date: the next answer should be a new one.

@@ -18,6 +18,8 @@ use crate::controller::Health;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How often the status of the controllers is looked at; resets are announced as late as this.
 const LOOK_AT_CONTROLLERS: Duration = Duration::from_secs(1);
+/// How often controllers are asked for their health although no client has asked; warnings are told of as late as this.
+const WATCH_HEALTH: Duration = Duration::from_secs(60);
 
 /// A queue that comes back.
 #[derive(Debug)]
@@ -101,7 +103,8 @@ impl Mender {
         Repair(back)
     }
 
-    /// Brings what a client is told of a controller's health up to date after it was asked for, once in a second at most.
+    /// Brings what a client is told of a controller's health up to date: after it was asked for, once in a second at most, and once in a minute in any case, so that
+    /// warnings are noticed.
     pub(crate) fn keep_fresh(&self, controller: usize, health: &Health) {
         lock(&self.0.health).push((controller, health.clone()));
     }
@@ -132,6 +135,7 @@ impl MenderThread {
         let mut work = Work {
             known: known.collect(),
             looked: Instant::now(),
+            asked: Instant::now(),
             controllers,
             times,
             herald,
@@ -184,6 +188,8 @@ struct Work {
     known: Vec<Known>,
     /// When the controllers' status was looked at last.
     looked: Instant,
+    /// When all were asked for their health last.
+    asked: Instant,
     times: Times,
     herald: Herald,
     cases: Vec<Case>,
@@ -246,11 +252,16 @@ impl Work {
         }
     }
 
-    /// Asks controllers for their health where clients have asked for it.
-    fn look_at_health(&self, shared: &Shared) {
+    /// Asks controllers for their health where clients have asked for it, or where it was not asked for in a while.
+    fn look_at_health(&mut self, shared: &Shared) {
+        let now = Instant::now();
+        let all = now.saturating_duration_since(self.asked) >= WATCH_HEALTH;
+        if all {
+            self.asked = now;
+        }
         let wanted: Vec<(usize, Health)> = lock(&shared.health)
             .iter()
-            .filter(|(_, health)| health.is_wanted())
+            .filter(|(_, health)| all || health.is_wanted())
             .cloned()
             .collect();
         for (index, health) in wanted {

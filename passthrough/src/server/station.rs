@@ -20,7 +20,7 @@ use crate::audit::{Auditor, ServerAudit};
 use crate::client::{Client, Holder, Identity};
 use crate::command::ClassSet;
 use crate::controller::{
-    Ceilings, Clock, Isolated, LentNamespaceConfig, Personality, Slice, VirtualConfig,
+    Ceilings, Clock, Health, Isolated, LentNamespaceConfig, Personality, Slice, VirtualConfig,
     VirtualController,
 };
 use crate::decode::Decoder;
@@ -63,7 +63,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
     pub(super) fn front(&self, client: &ResolvedClient) -> Result<Front, ServeError> {
         let name = client.policy.name.clone();
         let holder = Holder::default();
-        let (handler, config) = self.handler(client, &holder)?;
+        let (handler, config, health) = self.handler(client, &holder)?;
         let domain = served_domain(config.mappings);
         let emulator =
             Emulator::with_handler(config, Box::new(handler), domain).map_err(|source| {
@@ -72,6 +72,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
                     source,
                 }
             })?;
+        health.told_by(&emulator);
         let served = self.served(client, &emulator)?;
         let seat = Seat::new(Arc::clone(&emulator));
         let door = Door {
@@ -102,7 +103,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
         &self,
         client: &ResolvedClient,
         holder: &Holder,
-    ) -> Result<(VirtualController<P>, nvme_vfio_emulator::Config), ServeError> {
+    ) -> Result<(VirtualController<P>, nvme_vfio_emulator::Config, Health), ServeError> {
         let limits = &client.limits;
         let used = client.namespaces.iter().map(|one| one.controller);
         let allowed = used
@@ -165,9 +166,9 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
         let handler = VirtualController::new(config, gate).map_err(wrong)?;
         let personality =
             Personality::of(client, self.controllers).map_err(|error| wrong(error.into()))?;
+        let health = personality.health().clone();
         if let Some(first) = client.namespaces.first() {
-            self.mender
-                .keep_fresh(first.controller, personality.health());
+            self.mender.keep_fresh(first.controller, &health);
         }
         let mut handler = handler.with_personality(personality);
         if client.policy.classes().intersects(ClassSet::OPERATOR) {
@@ -175,7 +176,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
                 .with_operator()
                 .map_err(|error| wrong(error.into()))?;
         }
-        Ok((handler, front::config(client, max_transfer)))
+        Ok((handler, front::config(client, max_transfer), health))
     }
 
     /// Of a client that may format only what is its own altogether: what a format reaches is what its controllers say.

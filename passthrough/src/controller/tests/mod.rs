@@ -11,6 +11,7 @@ mod recorded;
 mod rig;
 mod shutdown;
 mod storm;
+mod warnings;
 
 #[test]
 fn a_client_reads_and_writes_its_slices_and_nothing_else() {

@@ -13,7 +13,7 @@ use zerocopy::FromBytes;
 use super::faults::{PATIENCE, device, mender};
 use super::rig::{Plan, Rig, slice};
 
-const POLICY: &str = r#"
+pub(super) const POLICY: &str = r#"
 controller = ["emulated"]
 directory = "/run/x"
 audit = { path = "/run/x/audit" }

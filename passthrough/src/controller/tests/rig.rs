@@ -290,6 +290,7 @@ impl Rig {
         } else {
             handler
         };
+        let mut health = None;
         let handler = match plan.policy {
             Some(policy) => {
                 let policy = PolicyFile::parse(policy, Path::new("/")).unwrap();
@@ -300,6 +301,7 @@ impl Rig {
                 if let Some(mender) = &plan.mender {
                     mender.keep_fresh(0, personality.health());
                 }
+                health = Some(personality.health().clone());
                 handler.with_personality(personality)
             }
             None => handler,
@@ -324,6 +326,9 @@ impl Rig {
             mappings: Some(1000),
         }));
         let front = Emulator::with_handler(front, Box::new(handler), Arc::clone(&own)).unwrap();
+        if let Some(health) = health {
+            health.told_by(&front);
+        }
         let space = AddressSpace::new(Arc::new(Lending {
             own,
             real: server.address_space().clone(),
