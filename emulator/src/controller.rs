@@ -118,6 +118,8 @@ pub(crate) struct Core {
     pub(crate) handed: bool,
     /// How many more entries may be fetched in this turn, where there is a handler.
     pub(crate) budget: u32,
+    /// Those of them that may be of the admin queue.
+    pub(crate) admin_budget: u32,
     /// A function-level reset waits for the handler to end its commands.
     pub(crate) resetting: Arc<AtomicBool>,
     /// Whether this step looks at every doorbell of a queue that it serves.
@@ -233,6 +235,7 @@ impl Core {
             handler: None,
             handed: false,
             budget: u32::MAX,
+            admin_budget: u32::MAX,
             resetting: Arc::default(),
             thorough: false,
             hints: [0; 4],

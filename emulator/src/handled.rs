@@ -11,12 +11,14 @@ use crate::iommu::DeviceMemory;
 use crate::namespaces::BROADCAST;
 
 impl Core {
-    /// How many of `count` entries may be fetched now: as many as the turn, the handler and the tags allow. They are fetched.
+    /// How many of `count` entries may be fetched now: as many as the turn, the handler and the tags allow. They are fetched. Admin commands have a small part of the turn: most are carried out at
+    /// once, and take longer than an I/O command takes to be handed on.
     pub(crate) fn granted(&mut self, sqid: u16, count: u32) -> u32 {
         let mut count = count.min(self.budget).min(self.flights.handler_room());
-        if sqid != 0
-            && let Some(handler) = &mut self.handler
-        {
+        if sqid == 0 {
+            count = count.min(self.admin_budget);
+            self.admin_budget -= count;
+        } else if let Some(handler) = &mut self.handler {
             count = count.min(handler.credit());
         }
         self.budget -= count;

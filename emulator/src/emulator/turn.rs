@@ -7,6 +7,9 @@ use super::Emulator;
 /// How many looks at the doorbells found nothing before those are looked at that nothing correct rings.
 const RESTS_OF_TURNS: u32 = 4096;
 
+/// In a turn one in so many commands may be an admin command, and one at least.
+const ADMIN_SHARE: u32 = 16;
+
 /// What happened in a [turn](Emulator::turn).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Turn {
@@ -21,8 +24,8 @@ pub struct Turn {
 }
 
 impl Emulator {
-    /// One bounded turn, for a thread that serves many controllers one after the other: what has ended is posted, and at most `limit` entries are fetched (there is no limit
-    /// without a [`CommandHandler`](crate::CommandHandler)). It never waits: while another thread has the controller or changes its mappings, nothing is done, and `in_flight` is 1. Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
+    /// One bounded turn, for a thread that serves many controllers one after the other: what has ended is posted, and at most `limit` entries are fetched, no more than a sixteenth of them of
+    /// the admin queue, but one (there is no limit without a [`CommandHandler`](crate::CommandHandler)). It never waits: while another thread has the controller or changes its mappings, nothing is done, and `in_flight` is 1. Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
     pub fn turn(&self, limit: u32) -> Turn {
         let busy = Turn {
             in_flight: 1,
@@ -52,8 +55,10 @@ impl Emulator {
         memory.set_hints(core.hints);
         let (commands, completions) = (core.statistics.commands, core.statistics.completions);
         core.budget = limit;
+        core.admin_budget = limit.div_ceil(ADMIN_SHARE);
         core.advance(&memory);
         core.budget = u32::MAX;
+        core.admin_budget = u32::MAX;
         core.hints = memory.hints();
         core.quiet = core.is_at_rest() || core.watch();
         Turn {

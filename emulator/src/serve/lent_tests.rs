@@ -199,7 +199,7 @@ impl Client {
             );
         }
         self.write(DOORBELLS, &2u32.to_le_bytes());
-        assert_eq!(self.served.emulator.turn(16).posted, 2);
+        assert_eq!(self.served.emulator.turn(32).posted, 2);
     }
 
     fn map_data(&self) {

@@ -1,5 +1,7 @@
 //! Ceilings: so many operations and bytes in a second.
 
+use crate::command::{Class, DecodedCommand};
+
 /// Nanoseconds of a second.
 const SECOND: u64 = 1_000_000_000;
 
@@ -63,6 +65,25 @@ impl Bucket {
             self.level = self.level.saturating_sub(taken);
         }
     }
+}
+
+/// Bytes that a range of Dataset Management costs at most. A controller only notes which blocks are deallocated: it costs far less than to write them, and clients deallocate whole slices.
+pub(super) const RANGE_COST: u64 = 1 << 20;
+
+/// Bytes that a command which moves no data of the client's costs: those of the blocks that it has the controller read or write.
+#[cold]
+pub(super) fn cost(command: &DecodedCommand<'_>, block_shift: u8) -> u64 {
+    let bytes = command
+        .extents
+        .iter()
+        .map(|extent| extent.blocks.saturating_mul(1 << block_shift));
+    let touched: u64 = match command.class {
+        // What Copy reads, and what it writes.
+        Class::Verify | Class::WriteZeroes | Class::Poison | Class::Copy => bytes.sum(),
+        Class::Deallocate => bytes.map(|bytes| bytes.min(RANGE_COST)).sum(),
+        _ => 0,
+    };
+    touched.max(command.length)
 }
 
 #[cfg(test)]

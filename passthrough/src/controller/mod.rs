@@ -175,15 +175,10 @@ impl<P: Policy + ?Sized> VirtualController<P> {
 
     /// What a command that has passed costs of the ceilings, and what the client's log pages say of it.
     #[inline]
-    fn charge(&mut self, class: Class, length: u64, blocks: u64, shift: u8) {
+    fn charge(&mut self, class: Class, length: u64, cost: u64) {
         self.operations.take(1);
         self.moved.count(class, length);
-        let bytes = match class {
-            // They make the controller read or write, although no data moves.
-            Class::Verify | Class::Copy | Class::WriteZeroes => blocks.saturating_mul(1 << shift),
-            _ => length,
-        };
-        self.bandwidth.take(bytes);
+        self.bandwidth.take(cost);
     }
 }
 
@@ -321,7 +316,10 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             return Handling::Complete { status, result: 0 };
         }
         let (class, length) = (decoded.class, decoded.length);
-        let blocks = decoded.extents.first().map_or(0, |extent| extent.blocks);
+        let cost = match class {
+            Class::Read | Class::Write | Class::Compare => length,
+            _ => bucket::cost(decoded, shift),
+        };
         let answer = match place {
             Some(place) if queue == QueueKind::Io => {
                 self.engine.start(&passed, command, place, memory)
@@ -330,7 +328,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             _ => Err((Status::INVALID_OPCODE.with_dnr(), 0)),
         };
         let started = passed.take_started();
-        self.charge(class, length, blocks, shift);
+        self.charge(class, length, cost);
         match answer {
             Ok(()) => {
                 self.engine.keep_started(command.slot(), started);

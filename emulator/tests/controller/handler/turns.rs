@@ -18,13 +18,37 @@ fn no_more_is_fetched_than_the_handler_and_the_turn_allow() {
     assert_eq!(bench.host.emulator.turn(5).fetched, 5);
     assert_eq!(bench.host.emulator.turn(5).fetched, 3);
     assert_eq!(bench.script().taken.len(), 10);
-    // Admin commands count too, and need no credit.
+    // Admin commands need no credit.
     bench.script().credit = 0;
     for _ in 0..3 {
         bench.host.submit(0, with(command(0x0a, 0), 10, 7));
     }
-    assert_eq!(bench.host.emulator.turn(2).fetched, 2);
-    assert_eq!(bench.host.emulator.turn(2).fetched, 1);
+    assert_eq!(bench.host.emulator.turn(1).fetched, 1);
+    assert_eq!(bench.host.emulator.turn(0).fetched, 0);
+    assert_eq!(bench.host.emulator.turn(100).fetched, 2);
+}
+
+#[test]
+fn a_flood_of_admin_commands_has_a_sixteenth_of_a_turn() {
+    let mut bench = bench();
+    for _ in 0..8 {
+        // Get Features, Number of Queues: the front end carries it out.
+        bench.host.submit(0, with(command(0x0a, 0), 10, 7));
+    }
+    for _ in 0..3 {
+        bench.host.submit(1, command(FLUSH, 1));
+    }
+    let turn = bench.host.emulator.turn(32);
+    assert_eq!((turn.fetched, turn.posted), (2 + 3, 2));
+    assert_eq!(
+        bench.script().taken.len(),
+        3,
+        "the others are not kept waiting"
+    );
+    // What is left has its turns without being rung for again.
+    for (limit, fetched) in [(16, 1), (17, 2), (1, 1), (32, 2), (32, 0)] {
+        assert_eq!(bench.host.emulator.turn(limit).fetched, fetched, "{limit}");
+    }
 }
 
 #[test]

@@ -3,6 +3,7 @@ use nvme_vfio::QueueOptions;
 use super::Slice;
 use rig::{Plan, Rig};
 
+mod ceilings;
 mod faults;
 mod model;
 mod operator;
