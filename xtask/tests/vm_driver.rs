@@ -212,6 +212,54 @@ fn an_unplug_waits_for_the_process_that_uses_it() {
     running.wait().unwrap().success();
 }
 
+/// Asked to let a controller go that is lent, the server ends in order, although a client is at work.
+fn a_lent_controller_is_given_back_when_it_is_asked_for() {
+    const POLICY: &str = r#"
+controller = ["0000:00:01.0"]
+directory = "/tmp/lent"
+audit = { path = "/tmp/audit.jsonl" }
+[[client]]
+name = "a"
+uid = [0]
+[[client.namespace]]
+nsid = 1
+source = [{ nsid = 1, start = 0, blocks = 1000 }]
+allow = ["read"]
+"#;
+    let steps = run(
+        &machine().file("/etc/policy.toml", POLICY, 0o644),
+        "
+        nvme-vfio bind $A >&2 || exit 1
+        mkdir -p /tmp/lent
+        nvme-vfio serve --policy /etc/policy.toml -o json >/tmp/served 2>/tmp/said &
+        server=$!
+        tries=0
+        until [ -S /tmp/lent/a.sock ] || [ $tries -gt 500 ]; do tries=$((tries + 1)); usleep 20000; done
+        nvme-vfio bench vfio-user:/tmp/lent/a.sock --runtime 60 >/tmp/bench 2>&1 &
+        client=$!
+        sleep 2
+        step unbind sh -c 'echo 0000:00:01.0 > /sys/bus/pci/drivers/vfio-pci/unbind'
+        wait $server
+        step served sh -c \"exit $?\"
+        step said cat /tmp/served /tmp/said
+        wait $client
+        step client sh -c \"exit $?\"
+        step bench cat /tmp/bench
+        step audit grep server-stopping /tmp/audit.jsonl
+        step again nvme-vfio bind $A
+        step alive nvme-vfio id-ctrl $A",
+    );
+    for step in ["unbind", "served", "again", "alive"] {
+        steps[step].done();
+    }
+    let wanted = "the system wants 0000:00:01.0 back";
+    for step in ["said", "audit"] {
+        assert!(steps[step].text().contains(wanted), "{}", steps[step]);
+    }
+    // The client is told, and does not hang.
+    assert_ne!(steps["client"].status, 0, "{}", steps["bench"]);
+}
+
 xtask::vm_tests!(
     the_driver_conforms_on_controllers_of_many_shapes,
     controllers_are_apart_by_group,
@@ -219,4 +267,5 @@ xtask::vm_tests!(
     a_controller_taken_down_under_load_works_again,
     a_controller_that_is_pulled_out_is_gone,
     an_unplug_waits_for_the_process_that_uses_it,
+    a_lent_controller_is_given_back_when_it_is_asked_for,
 );

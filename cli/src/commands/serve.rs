@@ -11,7 +11,9 @@ use nix::unistd::geteuid;
 use nvme_vfio_passthrough::audit::Event;
 use nvme_vfio_passthrough::policy::{Isolation, Mode, PolicyFile, Warning};
 use nvme_vfio_passthrough::privileges::{self, Account, Privileges};
-use nvme_vfio_passthrough::server::{OpenedGroup, Prepared, ServeOptions, Serving, Summary};
+use nvme_vfio_passthrough::server::{
+    Ending, OpenedGroup, Prepared, ServeOptions, Serving, Summary,
+};
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
 
@@ -56,6 +58,7 @@ struct ReadyWarning<'a> {
 #[derive(Serialize)]
 struct Ended {
     event: &'static str,
+    cause: String,
     seconds: f64,
     commands: u64,
     completions: u64,
@@ -98,11 +101,21 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     let group = OpenedGroup::open(&policy, &options).map_err(failures::serve)?;
     let prepared = Prepared::new(&policy, group, &options).map_err(failures::serve)?;
     give_up_privileges(&prepared, account)?;
-    let serving = prepared.begin().map_err(failures::serve)?;
+    let mut serving = prepared.begin().map_err(failures::serve)?;
     ready(args.output.output_format, &policy, &serving)?;
-    serving.wait(stop);
+    let ending = serving.wait(stop);
+    if let Ending::WantedBack(_) = &ending {
+        let _ = writeln!(io::stderr(), "The service ends: {ending}.");
+    }
     let summary = serving.finish().map_err(failures::serve)?;
-    tell(args.output.output_format, &summary)
+    tell(args.output.output_format, &ending, &summary)?;
+    match ending {
+        Ending::NoSockets | Ending::ThreadLost => Err(Error::new(
+            Kind::Environment,
+            format!("the service has ended: {ending}"),
+        )),
+        _ => Ok(()),
+    }
 }
 
 /// Who the server becomes, where it is root's.
@@ -207,11 +220,12 @@ fn line(value: &impl Serialize) -> Result<(), Error> {
     })
 }
 
-fn tell(format: Format, summary: &Summary) -> Result<(), Error> {
+fn tell(format: Format, ending: &Ending, summary: &Summary) -> Result<(), Error> {
     let seconds = summary.time.as_secs_f64();
     match format {
         Format::Json => line(&Ended {
             event: "ended",
+            cause: ending.to_string(),
             seconds,
             commands: summary.commands,
             completions: summary.completions,

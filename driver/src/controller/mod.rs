@@ -224,6 +224,13 @@ impl Controller {
         self.0.admin("admin command", command, data)
     }
 
+    /// Whether the system has asked for the function to be given back: it was unplugged, or is to be unbound from `vfio-pci`, and whoever asked waits until this controller and
+    /// all of its queues and buffers are dropped. True from then on. A system call: to be asked now and then, not for each I/O.
+    #[must_use]
+    pub fn is_wanted_back(&self) -> bool {
+        self.0.transport.is_wanted_back()
+    }
+
     /// What has happened out of the ordinary since the controller was opened.
     #[must_use]
     pub fn events(&self) -> Events {

@@ -73,6 +73,12 @@ pub trait Transport: Send + Sync + Debug {
         false
     }
 
+    /// Whether the system has asked for the function to be given back, which was unplugged, or is to be unbound from its driver: whoever asked waits until it is closed.
+    /// True from then on.
+    fn is_wanted_back(&self) -> bool {
+        false
+    }
+
     /// Called in every round of a wait. A controller that has no thread of its own does its work here.
     fn relax(&self) {
         std::thread::yield_now();

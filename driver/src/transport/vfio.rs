@@ -1,11 +1,15 @@
 //! A controller that the kernel lends through VFIO.
 #![allow(unsafe_code)] // passes on register writes, hands out doorbells, which are pointers into the mapped BAR
 
+use std::os::fd::AsFd;
 use std::sync::Arc;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
+use nix::sys::eventfd::{EfdFlags, EventFd};
 use nvme_vfio_dma::AddressSpace;
-use nvme_vfio_pci::{CLASS_NVME, Device, Group, MappedRegion, PciAddress, REGION_BAR0};
+use nvme_vfio_pci::{
+    CLASS_NVME, Device, DeviceError, Group, IRQ_REQUEST, MappedRegion, PciAddress, REGION_BAR0,
+};
 use nvme_vfio_queues::ring::Doorbell;
 
 use super::Transport;
@@ -18,6 +22,9 @@ pub struct VfioTransport {
     // In the order in which they are to go: the mapped registers, the function (which ends all DMA), then its claim.
     registers: MappedRegion,
     device: Device,
+    /// Signalled by the kernel when it wants the function back; `None` where it cannot tell.
+    request: Option<EventFd>,
+    wanted_back: AtomicBool,
     space: AddressSpace,
     _claim: Claim,
 }
@@ -45,13 +52,35 @@ impl VfioTransport {
         // Before anything is mapped: an earlier owner's queues may still be running.
         device.set_bus_master(false)?;
         let registers = device.region(REGION_BAR0)?.map()?;
+        let request = match watch_requests(&device) {
+            Ok(request) => Some(request),
+            // Nothing else depends on it.
+            Err(error) => {
+                tracing::info!(%function, %error, "the kernel will not tell when it wants the function back");
+                None
+            }
+        };
         Ok(Self {
             registers,
             device,
+            request,
+            wanted_back: AtomicBool::new(false),
             space,
             _claim: claim,
         })
     }
+}
+
+/// An eventfd that the kernel signals when it wants the function back.
+fn watch_requests(device: &Device) -> Result<EventFd, DeviceError> {
+    let flags = EfdFlags::EFD_CLOEXEC | EfdFlags::EFD_NONBLOCK;
+    let request = EventFd::from_flags(flags).map_err(|errno| DeviceError::Os {
+        address: device.address(),
+        step: "making an eventfd",
+        source: errno.into(),
+    })?;
+    device.set_irqs(IRQ_REQUEST, 0, &[Some(request.as_fd())])?;
+    Ok(request)
 }
 
 /// What a register reads as where there is none: as if the controller were gone.
@@ -104,6 +133,15 @@ impl Transport for VfioTransport {
 
     fn reset(&self) -> Result<(), Error> {
         Ok(self.device.reset()?)
+    }
+
+    fn is_wanted_back(&self) -> bool {
+        if let Some(request) = &self.request
+            && request.read().is_ok()
+        {
+            self.wanted_back.store(true, Ordering::Relaxed);
+        }
+        self.wanted_back.load(Ordering::Relaxed)
     }
 
     fn name(&self) -> String {

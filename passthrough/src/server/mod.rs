@@ -41,4 +41,4 @@ pub use events::{Herald, MenderEvent};
 pub use group::OpenedGroup;
 pub use mender::{Mended, Mender, MenderThread, Repair};
 pub use options::ServeOptions;
-pub use running::{Prepared, Serving, Summary};
+pub use running::{Ending, Prepared, Serving, Summary};

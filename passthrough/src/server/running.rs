@@ -23,7 +23,7 @@ use crate::controller::Clock;
 use crate::policy::{GroupPolicy, PolicyFile, ResolvedPolicy, Warning};
 use crate::verdict::Policy;
 
-/// How often the main thread looks whether a socket has failed.
+/// How often the main thread looks whether a socket has failed, or a controller is wanted back.
 const LOOK: u16 = 1000;
 
 /// A group that is being served: sockets, threads and the controllers behind them. Dropped, it ends as [`finish`](Self::finish) does.
@@ -47,6 +47,32 @@ pub struct Serving {
     _group: Option<Group>,
     began: Instant,
     end_patience: Duration,
+    ending: Ending,
+}
+
+/// Why a service ends.
+#[derive(Debug, Clone, PartialEq, Eq)]
+#[non_exhaustive]
+pub enum Ending {
+    /// It was asked to.
+    Asked,
+    /// The system wants a function back, which is named: it was unplugged, or is to be unbound from its driver.
+    WantedBack(String),
+    /// No client can connect any more: the sockets have failed.
+    NoSockets,
+    /// A thread of the server is no more.
+    ThreadLost,
+}
+
+impl std::fmt::Display for Ending {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Ending::Asked => f.write_str("it was asked to end"),
+            Ending::WantedBack(function) => write!(f, "the system wants {function} back"),
+            Ending::NoSockets => f.write_str("all sockets have failed"),
+            Ending::ThreadLost => f.write_str("a thread of the server has failed"),
+        }
+    }
 }
 
 /// What was done, at the end.
@@ -153,6 +179,7 @@ impl Prepared {
                 _group: group.group,
                 began: Instant::now(),
                 end_patience: options.end_patience,
+                ending: Ending::Asked,
             },
             fronts,
             tell,
@@ -224,11 +251,25 @@ impl Serving {
         &self.server_audit
     }
 
-    /// Serves until `stop` is set, until no socket is left that could be served, or until one of the service's own threads is no more. Does not end the service: [`finish`](Self::finish) does.
-    pub fn wait(&self, stop: &Stop) {
+    /// Serves until `stop` is set, until the system wants a controller back, until no socket is left that could be served, or until one of the service's own threads is no
+    /// more; which of these it was. Does not end the service: [`finish`](Self::finish) does.
+    pub fn wait(&mut self, stop: &Stop) -> Ending {
         use std::os::fd::AsFd;
         let mut failed = 0;
-        while !stop.is_set() && failed < self.stations.len() && self.is_sound() {
+        let ending = loop {
+            if stop.is_set() {
+                break Ending::Asked;
+            }
+            let wanted = self.controllers.iter().find(|one| one.is_wanted_back());
+            if let Some(controller) = wanted {
+                break Ending::WantedBack(controller.transport().name());
+            }
+            if failed == self.stations.len() {
+                break Ending::NoSockets;
+            }
+            if !self.is_sound() {
+                break Ending::ThreadLost;
+            }
             let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
             // Whatever it answers: the flag is looked at again.
             let _ = poll(&mut waiting, PollTimeout::from(LOOK));
@@ -240,7 +281,9 @@ impl Serving {
                 tracing::error!(client = name, "the socket of a client has failed");
                 failed += 1;
             }
-        }
+        };
+        self.ending = ending.clone();
+        ending
     }
 
     fn is_sound(&self) -> bool {
@@ -268,7 +311,7 @@ impl Serving {
             return Ok(Summary::default());
         };
         self.server_audit.record(Event::ServerStopping {
-            cause: Text::from("it was asked to end"),
+            cause: Text::from(self.ending.to_string()),
         });
         let left = self.end_stations();
         if !left.is_empty() {
