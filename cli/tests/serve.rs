@@ -606,6 +606,34 @@ fn whatever_is_in_the_way_is_told_with_what_to_do() {
     );
     says(&refused(&good, &["--cpu", "4095"]), "usage", 2, &["4095"]);
 
+    // Whoever can write the policy could have root serve what he likes.
+    let open = folder(&good);
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, std::fs::Permissions::from_mode(mode)).unwrap();
+    };
+    for (path, mode) in [
+        (open.path().join("policy.toml"), 0o664),
+        (open.path().to_owned(), 0o777),
+    ] {
+        set(&path, mode);
+        let check = serve(open.path(), &["--check"]).output().unwrap();
+        assert!(check.status.success(), "it is explained");
+        let report: Value = serde_json::from_slice(&check.stdout).unwrap();
+        assert_eq!(report["warnings"][0]["kind"], "foreign-policy", "{report}");
+        if geteuid().is_root() {
+            let error = refused_in(open.path(), &[]);
+            says(
+                &error,
+                "permission",
+                3,
+                &["policy.toml", "not root's alone"],
+            );
+            let remedy = error["remedy"].as_str().unwrap();
+            assert!(remedy.contains("chmod go-w"), "{error}");
+        }
+        set(&path, mode & 0o755);
+    }
+
     let lax = folder(&good);
     let sockets = lax.path().join("sockets");
     std::fs::create_dir(&sockets).unwrap();

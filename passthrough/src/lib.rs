@@ -26,6 +26,7 @@ mod reason;
 #[cfg(test)]
 mod seeded;
 pub mod server;
+mod trust;
 mod verdict;
 
 pub use client::{Client, ClientId, Holder, Identity};
@@ -43,4 +44,5 @@ pub use inprocess::{
     Ended, InProcess, Needs, Passthrough, PassthroughError, RawCommand, owner, owner_gate,
 };
 pub use reason::{Reason, Refusal};
+pub use trust::Foreign;
 pub use verdict::{Policy, Verdict};

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use thiserror::Error;
 
 use super::document::Place;
+use crate::trust::Foreign;
 
 /// Why a policy is refused.
 #[derive(Debug, Error)]
@@ -17,6 +18,14 @@ pub enum PolicyError {
         path: PathBuf,
         /// What the system said.
         source: io::Error,
+    },
+    /// Somebody else may change it, and this process is root's.
+    #[error("the policy {} is not root's alone: {foreign}", path.display())]
+    Foreign {
+        /// The file.
+        path: PathBuf,
+        /// What may be changed: the file, or something on the way to it.
+        foreign: Foreign,
     },
     /// Something in it is wrong.
     #[error("{}{place}: {fault}", path.as_ref().map(|path| format!("{}:", path.display())).unwrap_or_default())]
@@ -46,25 +55,25 @@ impl PolicyError {
                 place,
                 fault,
             },
-            read @ Self::Read { .. } => read,
+            other => other,
         }
     }
 
-    /// Where it is; the beginning of the file where it could not be read.
+    /// Where it is; the beginning of the file where it is not about what stands in it.
     #[must_use]
     pub fn place(&self) -> Place {
         match self {
             Self::Fault { place, .. } => *place,
-            Self::Read { .. } => Place { line: 1, column: 1 },
+            _ => Place { line: 1, column: 1 },
         }
     }
 
-    /// What is wrong; `None` where the file could not be read.
+    /// What is wrong; `None` where it is not about what stands in the file.
     #[must_use]
     pub fn fault(&self) -> Option<&Fault> {
         match self {
             Self::Fault { fault, .. } => Some(fault),
-            Self::Read { .. } => None,
+            _ => None,
         }
     }
 }

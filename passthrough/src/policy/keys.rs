@@ -58,6 +58,8 @@ pub(super) fn read(text: &str, base: &Path) -> Result<PolicyFile, PolicyError> {
     root.finish(&["controller", "directory", "audit", "client"])?;
     Ok(PolicyFile {
         file: None,
+        foreign: None,
+        foreign_directory: None,
         sha256: Sha256::digest(text).into(),
         controllers: controllers
             .into_iter()

@@ -38,6 +38,8 @@ pub use plain::{
 };
 pub use resolve::{RealExtent, ResolvedClient, ResolvedNamespace, ResolvedPolicy, Warning};
 
+use crate::trust;
+
 /// The socket of a client.
 fn socket_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.sock"))
@@ -54,8 +56,14 @@ impl PolicyFile {
             source,
         };
         let mut text = String::new();
+        let mut foreign = trust::look(path, true).map_err(failed)?;
         File::open(path)
-            .and_then(|file| file.take(keys::MAX_FILE + 1).read_to_string(&mut text))
+            .and_then(|file| {
+                if foreign.is_none() {
+                    foreign = trust::look_at(path, &file)?;
+                }
+                file.take(keys::MAX_FILE + 1).read_to_string(&mut text)
+            })
             .map_err(failed)?;
         if text.len() as u64 > keys::MAX_FILE {
             let error = io::Error::new(io::ErrorKind::FileTooLarge, "a policy has at most 4 MiB");
@@ -63,10 +71,30 @@ impl PolicyFile {
         }
         let base = path.parent().unwrap_or(Path::new(""));
         let policy = Self::parse(&text, base).map_err(|error| error.in_file(path))?;
+        // What cannot be looked at will be told of where it is used.
+        let foreign_directory = trust::look(&policy.directory, true).unwrap_or_default();
         Ok(Self {
             file: Some(path.to_owned()),
+            foreign,
+            foreign_directory,
             ..policy
         })
+    }
+
+    /// Refuses a policy that somebody else could have changed, where this process is root's: it would do for him what only root may.
+    ///
+    /// # Errors
+    /// [`PolicyError::Foreign`].
+    pub fn check_foreign(&self) -> Result<(), PolicyError> {
+        match (&self.file, &self.foreign) {
+            (Some(file), Some(foreign)) if nix::unistd::geteuid().is_root() => {
+                Err(PolicyError::Foreign {
+                    path: file.clone(),
+                    foreign: foreign.clone(),
+                })
+            }
+            _ => Ok(()),
+        }
     }
 
     /// Reads a policy from a text. Relative paths in it are relative to `base`.

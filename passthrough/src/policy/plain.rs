@@ -6,6 +6,7 @@ use nvme_vfio::Address;
 
 use super::document::Place;
 use crate::command::ClassSet;
+use crate::trust::Foreign;
 
 /// Where the audit goes.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -148,6 +149,10 @@ impl ClientPolicy {
 pub struct PolicyFile {
     /// The file, where the policy came from one.
     pub file: Option<PathBuf>,
+    /// What others than root and this process's user may change: the file, or something on the way to it, as it was when the file was read.
+    pub foreign: Option<Foreign>,
+    /// The same of the directory of the sockets.
+    pub foreign_directory: Option<Foreign>,
     /// SHA-256 of its text as it was read.
     pub sha256: [u8; 32],
     /// The controllers of the group, in the order of the file.

@@ -21,6 +21,26 @@ impl PolicyFile {
     #[must_use]
     pub fn warnings(&self) -> Vec<Warning> {
         let mut warnings = Vec::new();
+        let ways = [
+            ("foreign-policy", &self.foreign, "decides who is lent what"),
+            (
+                "foreign-directory",
+                &self.foreign_directory,
+                "can put a socket of his own in the place of a client's",
+            ),
+        ];
+        for (kind, foreign, what) in ways {
+            let Some(foreign) = foreign else { continue };
+            warnings.push(Warning {
+                kind,
+                client: None,
+                nsid: None,
+                text: format!(
+                    "{foreign}: whoever may change it {what}. Root is refused to serve it so. To have it to yourself, run: {}",
+                    foreign.remedy()
+                ),
+            });
+        }
         for client in &self.clients {
             of_client(client, &mut warnings);
         }

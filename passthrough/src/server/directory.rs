@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use nix::unistd::{AccessFlags, access, geteuid};
 use thiserror::Error;
 
+use crate::trust::{self, Foreign};
+
 /// Everybody may reach a socket whose name they know, and nobody but the owner sees or makes names.
 const MODE: u32 = 0o711;
 
@@ -42,6 +44,14 @@ pub enum DirectoryError {
         /// Its permissions.
         mode: u32,
     },
+    /// Something on the way to it can be changed by somebody else, who could put a directory of his own in its place, and this process is root's.
+    #[error("the way to {} is not root's alone: {foreign}", path.display())]
+    ForeignWay {
+        /// The directory.
+        path: PathBuf,
+        /// What may be changed.
+        foreign: Foreign,
+    },
     /// This process may make no names in it.
     #[error("{} may not be written by user {uid}", path.display())]
     NotWritable {
@@ -68,6 +78,10 @@ impl DirectoryError {
             Self::NotADirectory { .. } => {
                 "Name another directory in the policy: directory = \"…\"".to_owned()
             }
+            Self::ForeignWay { foreign, .. } => format!(
+                "Run: {}, or name another directory in the policy: directory = \"…\"",
+                foreign.remedy()
+            ),
             Self::Foreign { path, .. } => format!(
                 "Run: chmod 0711 {path} && chown {uid} {path}, or name another directory in the policy: directory = \"…\"",
                 path = path.display(),
@@ -77,7 +91,7 @@ impl DirectoryError {
     }
 }
 
-/// Makes the directory, with mode 0711, if there is none, or sees to it that nobody else can make names in the one that is there.
+/// Makes the directory, with mode 0711, if there is none, or sees to it that nobody else can make names in the one that is there. For root, nobody else may have a say in where its name leads, either.
 ///
 /// # Errors
 /// [`DirectoryError`].
@@ -89,6 +103,9 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), DirectoryError> {
             source,
         }
     };
+    // Where it is to be made first; where it is then, or was, behind links perhaps, below.
+    let parent = directory.parent().filter(|parent| *parent != Path::new(""));
+    check_way(directory, parent.unwrap_or(Path::new(".")), false)?;
     match DirBuilder::new().mode(MODE).create(directory) {
         // The umask had a part in it.
         Ok(()) => std::fs::set_permissions(directory, Permissions::from_mode(MODE))
@@ -119,6 +136,7 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), DirectoryError> {
     if !trusted(uid) || mode & 0o022 != 0 {
         return Err(foreign(uid, mode));
     }
+    check_way(directory, directory, true)?;
     if access(directory, AccessFlags::W_OK | AccessFlags::X_OK).is_err() {
         return Err(DirectoryError::NotWritable {
             path: directory.to_owned(),
@@ -126,6 +144,25 @@ pub(crate) fn prepare(directory: &Path) -> Result<(), DirectoryError> {
         });
     }
     Ok(())
+}
+
+/// Refuses a way that others have a say in, where this process is root's.
+fn check_way(directory: &Path, way: &Path, end: bool) -> Result<(), DirectoryError> {
+    if !geteuid().is_root() {
+        return Ok(());
+    }
+    let found = trust::look(way, end).map_err(|source| DirectoryError::System {
+        step: "looking at",
+        path: way.to_owned(),
+        source,
+    })?;
+    match found {
+        None => Ok(()),
+        Some(foreign) => Err(DirectoryError::ForeignWay {
+            path: directory.to_owned(),
+            foreign,
+        }),
+    }
 }
 
 #[cfg(test)]
@@ -166,6 +203,47 @@ mod tests {
             error.remedy(),
             format!("Run: mkdir -p {}", folder.path().join("a").display())
         );
+    }
+
+    #[test]
+    fn root_takes_no_directory_that_others_could_put_another_in_the_place_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let way = folder.path().canonicalize().unwrap().join("way");
+        std::fs::create_dir(&way).unwrap();
+        let directory = way.join("13");
+        let link = folder.path().join("link");
+        for lax in [0o777, 0o775, 0o757] {
+            std::fs::set_permissions(&way, Permissions::from_mode(lax)).unwrap();
+            // New, there already, and behind a link that is nobody else's.
+            for _ in 0..2 {
+                if !geteuid().is_root() {
+                    prepare(&directory).unwrap();
+                    continue;
+                }
+                let error = prepare(&directory).unwrap_err();
+                let DirectoryError::ForeignWay { path, foreign } = &error else {
+                    panic!("{error}");
+                };
+                assert_eq!((path, &foreign.path, foreign.mode), (&directory, &way, lax));
+                let remedy = error.remedy();
+                assert!(
+                    remedy.contains(&format!("chmod go-w {}", way.display())),
+                    "{remedy}"
+                );
+                let _ = std::fs::create_dir(&directory);
+                let _ = std::os::unix::fs::symlink(&directory, &link);
+                let error = prepare(&link).unwrap_err();
+                assert!(
+                    matches!(error, DirectoryError::ForeignWay { .. }),
+                    "{error}"
+                );
+            }
+            let _ = std::fs::remove_dir(&directory);
+        }
+        for good in [0o1777, 0o755, 0o700] {
+            std::fs::set_permissions(&way, Permissions::from_mode(good)).unwrap();
+            prepare(&directory).unwrap();
+        }
     }
 
     #[test]

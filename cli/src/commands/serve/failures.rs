@@ -13,10 +13,16 @@ use crate::error::{Error, Kind};
 const POLICY_HELP: &str = "Correct the policy; nvme-vfio serve --help shows one";
 
 pub(super) fn policy(error: PolicyError) -> Error {
+    if let PolicyError::Foreign { foreign, .. } = &error {
+        return Error::new(Kind::Permission, error.to_string()).remedy(format!(
+            "Run: {}, or have the policy where only root can write, as in /etc",
+            foreign.remedy()
+        ));
+    }
     let kind = match &error {
         PolicyError::Read { .. } => Kind::File,
         // The policy is well formed, and does not fit this machine or controller.
-        PolicyError::Fault { .. } => Kind::Usage,
+        _ => Kind::Usage,
     };
     let remedy = match error.fault() {
         None => "Name a policy that is there and that you may read: --policy FILE",

@@ -1,3 +1,6 @@
+use std::fs::Permissions;
+use std::os::unix::fs::PermissionsExt;
+
 use super::bad_values::BAD;
 use super::*;
 use crate::command::ClassSet;
@@ -330,4 +333,54 @@ fn a_client_has_a_namespace_once_and_two_clients_may_have_the_same_number() {
             .contains("namespace 2 of client \"vm-b\" is there twice; first at 33:8"),
         "{error}"
     );
+}
+
+#[test]
+fn a_policy_that_others_may_change_is_told_of_and_root_is_refused_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    let (file, sockets) = (path.join("policy.toml"), path.join("sockets"));
+    let text = WHOLE.replace("/run/nvme-vfio/13", "sockets");
+    std::fs::write(&file, text).unwrap();
+    let set = |path: &Path, mode| {
+        std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
+    };
+    let kinds = |policy: &PolicyFile| -> Vec<_> {
+        let all = policy.warnings().into_iter();
+        all.map(|one| one.kind)
+            .filter(|kind| kind.starts_with("foreign"))
+            .collect()
+    };
+    set(&file, 0o644);
+    let policy = PolicyFile::open(&file).unwrap();
+    policy.check_foreign().unwrap();
+    assert!(kinds(&policy).is_empty());
+    let root = nix::unistd::geteuid().is_root();
+    for (lax, mode, good) in [(&file, 0o664, 0o644), (&path, 0o775, 0o700)] {
+        set(lax, mode);
+        let policy = PolicyFile::open(&file).unwrap();
+        set(lax, good);
+        assert_eq!(policy.foreign.as_ref().unwrap().path, *lax);
+        assert_eq!(kinds(&policy)[0], "foreign-policy");
+        match policy.check_foreign() {
+            Err(error @ PolicyError::Foreign { .. }) if root => {
+                let text = error.to_string();
+                let words = ["not root's alone", "can be written by others"];
+                assert!(words.iter().all(|word| text.contains(word)), "{text}");
+                assert_eq!(error.place(), Place { line: 1, column: 1 });
+            }
+            other => assert!(other.is_ok() && !root, "{other:?}"),
+        }
+    }
+    // Of the directory it is told; it is refused where it is used.
+    std::fs::create_dir(&sockets).unwrap();
+    set(&sockets, 0o1777);
+    let policy = PolicyFile::open(&file).unwrap();
+    policy.check_foreign().unwrap();
+    assert_eq!(kinds(&policy), ["foreign-directory"]);
+    let warning = &policy.warnings()[0];
+    let remedy = format!("chmod go-w {}", sockets.display());
+    assert!(warning.text.ends_with(&remedy), "{}", warning.text);
+    // A text has no file.
+    assert!(kinds(&parse(WHOLE).unwrap()).is_empty());
 }
