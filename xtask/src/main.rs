@@ -38,7 +38,7 @@ enum Task {
         #[arg(long)]
         update: bool,
     },
-    /// Runs whole counts of what `test` runs a hundredth of, each fuzzer for ten minutes, and the tests without each of the checks that they test: about two hours on two processors, and many more for the one in a virtual machine (confinement-vm).
+    /// Runs whole counts of what `test` runs a hundredth of, each fuzzer for ten minutes, and the tests without each of the checks that they test: about two and a half hours on two processors.
     Soak {
         /// Only these parts.
         #[arg(value_enum, value_name = "PART")]

@@ -23,17 +23,10 @@ use nvme_vfio_queues::features::Select;
 
 use super::client::Client;
 use super::judge::{BLOCK, Breach, Grant, Judge, Piece};
+use super::learned::{self, MARK, NOBODY};
 use super::medium::Medium;
 use super::memory::PAGE;
-use super::random::Random;
 use super::{command, with_blocks, with_prps};
-
-/// The upper bytes of each word of the medium at the beginning. The last byte says whose block it is.
-const MARK: u32 = 0x5ec7_e700;
-/// What makes a random word differ from every mark.
-pub(crate) const UNLIKE_MARKS: u64 = 1 << 63 | 1 << 31;
-/// Whose blocks nobody was granted.
-const NOBODY: u32 = 0xff;
 
 /// A client, its virtual controller, and its memory.
 #[derive(Debug)]
@@ -335,130 +328,26 @@ impl World {
     /// Everything that one client can see of its controller, and its whole memory.
     pub(crate) fn seat_state(&mut self, index: usize) -> Vec<(String, Vec<u8>)> {
         let mut step = self.stepper(&self.seats[index].emulator);
-        let seat = &mut self.seats[index];
-        let mut state = Vec::new();
-        let data = seat.client.page(super::client::pages::DATA);
-        let words: Vec<u8> = seat
-            .client
-            .memory
-            .snapshot()
-            .iter()
-            .skip(super::client::pages::GUARD * PAGE / 8)
-            .flat_map(|word| word.to_le_bytes())
-            .collect();
-        state.push(("memory".to_owned(), words));
-        let before = seat.client.memory.read(data, PAGE);
-        let mut ask = |what: String, mut entry: super::Dwords| {
-            seat.client.memory.fill(data, PAGE, 0);
-            if entry[0] != 0x0a {
-                entry = with_prps(entry, data, 0);
-            }
-            let done = seat.client.run(0, entry, &mut step);
-            let mut answer = seat.client.memory.read(data, PAGE);
-            answer.extend(done.status.to_le_bytes());
-            answer.extend(done.result.to_le_bytes());
-            state.push((what, answer));
-        };
-        for (cns, nsid) in [(1, 0), (2, 0), (0, 1), (0, 2), (3, 1), (3, 2)] {
-            ask(
-                format!("identify {cns:#x} {nsid}"),
-                super::with(command(0x06, nsid), 10, cns),
-            );
-        }
-        for lid in [1, 2, 3, 5] {
-            let dwords = if lid == 1 { 15 } else { 127 };
-            ask(
-                format!("log {lid}"),
-                super::with(command(0x02, u32::MAX), 10, dwords << 16 | 1 << 15 | lid),
-            );
-        }
-        for fid in [0x01, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b] {
-            ask(
-                format!("feature {fid:#x}"),
-                super::with(command(0x0a, 0), 10, fid),
-            );
-        }
-        seat.client.memory.write(data, &before);
-        for (what, register) in [("CC", 0x14), ("CSTS", 0x1c), ("AQA", 0x24), ("ASQ", 0x28)] {
-            let value = seat.emulator.register_read(register, 4);
-            state.push((what.to_owned(), value.to_le_bytes().to_vec()));
-        }
-        drop(step);
-        state
+        super::state::state(&mut self.seats[index].client, &mut step)
     }
 
-    /// Looks through what a client was given for what it must not learn: blocks of others, their names and identifiers.
+    /// Looks through what a client was given for what it must not learn: blocks of others.
     pub(crate) fn learned(&self, index: usize) -> Vec<Breach> {
-        let mut breaches = Vec::new();
-        let words = self.seats[index].client.memory.snapshot();
-        let own = MARK | index as u32;
-        for (at, word) in words.iter().enumerate().filter(|(_, word)| **word != 0) {
-            for half in [*word as u32, (*word >> 32) as u32] {
-                let known = half & 0xff == NOBODY || (half & 0xff) < self.seats.len() as u32;
-                if half & 0xffff_ff00 == MARK && known && half != own {
-                    breaches.push(format!(
-                        "word {at:#x} of the client's memory holds {word:#x}"
-                    ));
-                }
-            }
-        }
-        breaches
+        learned::marks(
+            &self.seats[index].client,
+            index as u32,
+            self.seats.len() as u32,
+        )
     }
 
-    /// As [`learned`](World::learned), for texts.
+    /// As [`learned`](World::learned), for names and identifiers of others.
     pub(crate) fn learned_texts(&self, index: usize) -> Vec<Breach> {
-        let mut breaches = Vec::new();
-        let words = self.seats[index].client.memory.snapshot();
-        let others = self
-            .seats
-            .iter()
-            .enumerate()
-            .filter(|(other, _)| *other != index);
-        let secrets: Vec<_> = others
-            .flat_map(|(other, seat)| seat.secrets.iter().map(move |secret| (other, secret)))
+        let seats = self.seats.iter().enumerate();
+        let secrets: Vec<_> = seats
+            .filter(|(other, _)| *other != index)
+            .flat_map(|(other, seat)| seat.secrets.iter().map(move |secret| (other, &secret[..])))
             .collect();
-        for page in 0..words.len() / (PAGE / 8) {
-            let first = page * (PAGE / 8);
-            if words[first..first + PAGE / 8].iter().all(|word| *word == 0) {
-                continue;
-            }
-            // A little more than the page, for what lies over its end.
-            let end = words.len().min(first + PAGE / 8 + 32);
-            let bytes: Vec<u8> = words[first..end]
-                .iter()
-                .flat_map(|word| word.to_le_bytes())
-                .collect();
-            for (other, secret) in &secrets {
-                let head = secret[0];
-                let found = (0..bytes.len() - secret.len().min(bytes.len()))
-                    .filter(|at| bytes[*at] == head)
-                    .any(|at| bytes[at..].starts_with(secret));
-                if found {
-                    breaches.push(format!(
-                        "page {page} of the client's memory: a name of client {other}"
-                    ));
-                }
-            }
-        }
-        breaches
-    }
-
-    /// Fills a client's data with something to write, zero for the most part.
-    pub(crate) fn refresh(&self, index: usize, random: &mut Random) {
-        use super::client::pages;
-        let client = &self.seats[index].client;
-        client.memory.fill(
-            client.page(pages::LISTS),
-            (pages::DATA_END - pages::LISTS) * PAGE,
-            0,
-        );
-        for _ in 0..64 {
-            let word = random.below(((pages::DATA_END - pages::DATA) * PAGE / 8) as u64);
-            client.memory.store(
-                client.page(pages::DATA) + word * 8,
-                random.next() | UNLIKE_MARKS,
-            );
-        }
+        learned::texts(&self.seats[index].client, &secrets)
     }
 }
 

@@ -1,31 +1,19 @@
 //! One client against all the others, the device, and the server.
 
 use crate::common::bodies::{Bodies, View};
-use crate::common::client::Completion;
 use crate::common::honest::Honest;
 use crate::common::judge::{Breach, Piece};
 use crate::common::random::Random;
+use crate::common::siege::{self, BATCH, COMPARE, NAMESPACES, ORDINARY, SEAM, UNSETTLING};
+use crate::common::state::differences;
 use crate::common::world::{Lent, World};
 use crate::common::{Dwords, seeded};
 
-/// Commands that are in flight at once.
-const BATCH: u64 = 32;
-/// Commands between two comparisons of everything.
-const COMPARE: u64 = 1_000;
 /// The seat of the client that attacks.
 const ACTING: usize = 0;
 /// The seat of one that does nothing.
 const BYSTANDER: usize = 1;
-const NAMESPACES: [(u32, u64); 2] = [(1, 1100), (2, 500)];
-/// Where the first piece of namespace 1 ends.
-const SEAM: u64 = 1000;
 const DEVICE: &str = "nsids=1/2M:2/2M:3/2M:7/2M,serial=REALSERIAL42,stepped";
-/// Admin commands that a virtual controller carries out on what it keeps for its client, and those that it may leave open.
-const VIRTUAL: &[u8] = &[
-    0x00, 0x01, 0x02, 0x04, 0x05, 0x06, 0x08, 0x09, 0x0a, 0x0c, 0x7c, 0x86,
-];
-/// Those of them after which the client's queues may not be what they were.
-const UNSETTLING: &[u8] = &[0x00, 0x01, 0x04, 0x05, 0x09, 0x0c, 0x7c];
 
 fn piece(nsid: u32, first: u64, blocks: u64) -> Piece {
     Piece {
@@ -34,18 +22,6 @@ fn piece(nsid: u32, first: u64, blocks: u64) -> Piece {
         blocks,
     }
 }
-
-/// What an ordinary client is granted.
-pub(crate) const ORDINARY: &[&str] = &[
-    "read",
-    "write",
-    "flush",
-    "compare",
-    "write-zeroes",
-    "deallocate",
-    "verify",
-    "copy",
-];
 
 /// How the attacker is held.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -244,7 +220,7 @@ impl Siege {
     }
 
     fn together(&mut self, qid: u16, count: u64, opcode: impl Fn(&mut Random) -> u8) {
-        self.world.refresh(ACTING, &mut self.random);
+        siege::refresh(&self.world.seats[ACTING].client, &mut self.random);
         let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
         let client = &mut self.world.seats[ACTING].client;
         let mut sent = Vec::new();
@@ -262,7 +238,9 @@ impl Siege {
         }
         client.ring(qid);
         let done = client.drain(qid, &mut step);
-        let unsettled = self.ends(qid, &sent, &done);
+        let granted = &self.world.judge.grant(ACTING).opcodes;
+        let ends = siege::ends(qid, &sent, &done, |opcode| granted.contains(&opcode));
+        self.succeeded += ends.succeeded.len() as u64;
         self.sent += count;
         let mut breaches = self.world.judge.look(&[ACTING]);
         breaches.extend(self.world.learned(ACTING));
@@ -273,40 +251,12 @@ impl Siege {
         if !client.guards_live() {
             breaches.push("memory that no command names has changed".to_owned());
         }
-        if unsettled || client.failed() {
+        if ends.unsettled || client.failed() {
             client.forget(0);
             client.start(&mut step);
             breaches.extend(self.world.judge.look(&[ACTING]));
         }
         self.verdict(breaches, &format!("queue {qid}"), &sent);
-    }
-
-    /// Looks at how commands ended; whether the client's controller has to be started anew.
-    fn ends(&mut self, qid: u16, sent: &[(u16, Dwords)], done: &[Completion]) -> bool {
-        let granted = &self.world.judge.grant(ACTING).opcodes;
-        let mut unsettled = false;
-        for (cid, entry) in sent {
-            let opcode = entry[0] as u8;
-            let unsettles = qid == 0 && UNSETTLING.contains(&opcode);
-            match done.iter().find(|completion| completion.cid == *cid) {
-                Some(completion) if completion.status == 0 => {
-                    self.succeeded += 1;
-                    let may = match qid {
-                        0 => VIRTUAL.contains(&opcode),
-                        _ => granted.contains(&opcode),
-                    };
-                    assert!(may, "queue {qid}: {entry:x?} succeeded");
-                    unsettled |= unsettles;
-                }
-                Some(_) => {}
-                // Events wait, and whoever takes its own queues or doorbells away waits for ever.
-                None => {
-                    assert!(unsettles, "queue {qid}: {entry:x?} does not end");
-                    unsettled = true;
-                }
-            }
-        }
-        unsettled
     }
 
     /// Compares all that this client can have no part in with what it was.
@@ -346,7 +296,7 @@ impl Siege {
                     continue;
                 }
                 for _ in 0..each.div_ceil(4) {
-                    self.world.refresh(ACTING, &mut self.random);
+                    siege::refresh(&self.world.seats[ACTING].client, &mut self.random);
                     let client = &mut self.world.seats[ACTING].client;
                     let mut entry = match qid {
                         0 => self.bodies.admin(client, opcode),
@@ -366,16 +316,4 @@ impl Siege {
         let breaches = self.world.judge.look(&[ACTING]);
         self.verdict(breaches, "namespaces of others", &[]);
     }
-}
-
-fn differences(before: &[(String, Vec<u8>)], after: &[(String, Vec<u8>)]) -> String {
-    let pairs = before.iter().zip(after);
-    let differ = pairs.filter(|(one, two)| one != two);
-    let words: Vec<_> = differ
-        .map(|((what, one), (_, two))| {
-            let at = one.iter().zip(two).position(|(one, two)| one != two);
-            format!("{what} from byte {at:?}")
-        })
-        .collect();
-    words.join(", ")
 }

@@ -1,244 +1,311 @@
-//! Commands of every opcode with any body, from a client that was lent a slice: whatever they ask for, the client must not learn what lies outside. What they changed is
-//! seen on the host, which compares the drive.
+//! Commands of every opcode with any body, from a client that was lent a part of a controller: whatever they ask for, they must reach, change and tell nothing else. What they did
+//! on the drive is seen on the host, which compares it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
-use nvme_vfio::{Address, AdminData, Buffer, Controller, Error, IoQueue, Outcome, QueueOptions};
-use nvme_vfio_queues::{Command, Status};
+use anyhow::{Result, ensure};
+use nvme_vfio_attacker::bodies::{Bodies, View};
+use nvme_vfio_attacker::client::Client;
+use nvme_vfio_attacker::honest::Honest;
+use nvme_vfio_attacker::random::Random;
+use nvme_vfio_attacker::siege::{
+    self, BATCH, COMPARE, NAMESPACES, ORDINARY_OPCODES, SEAM, UNSETTLING,
+};
+use nvme_vfio_attacker::state::{differences, state_and_blocks};
+use nvme_vfio_attacker::{Dwords, Served, learned};
 
-use crate::pattern::Random;
+/// The bystander's namespaces and their blocks.
+const BYSTANDERS: [(u32, u64); 2] = [(1, 600), (2, 100)];
+/// Whose marks are on whose blocks.
+const ATTACKER: u32 = 0;
+const CLIENTS: u32 = 2;
+/// How long commands that may never end are waited for, once nothing happens.
+const OPEN: Duration = Duration::from_millis(10);
+/// Looks at a queue after which the processor is left to others for longer.
+const SPINS: u32 = 64;
 
-/// What every sector outside of the slice begins with.
-const OUTSIDE: &[u8; 8] = b"OUTSIDE!";
-/// Bytes of the memory that commands point to, the list page at its end.
-const MEMORY: usize = 256 << 10;
-const LIST: usize = MEMORY - 8192;
-/// Admin commands that a driver cannot send at random and go on: they take its own queues or doorbells away, or are answered only when something happens.
-const UNSENT: [u8; 4] = [0x00, 0x04, 0x0c, 0x7c];
-
-/// What became of the commands.
+/// What became of the commands of a queue.
 #[derive(Debug, Default)]
 struct Count {
     by_status: BTreeMap<u16, u64>,
+    /// By opcode.
+    succeeded: BTreeMap<u8, u64>,
     sent: u64,
+    /// Those that had not ended when the controller was started anew.
+    open: u64,
 }
 
-struct Attacker {
+struct Siege {
+    attacker: Client,
+    bystander: Client,
+    bodies: Bodies,
     random: Random,
-    memory: Buffer,
-    blocks: u64,
-    count: Count,
+    /// What the attacker must not read anywhere, beside marks.
+    secrets: Vec<Vec<u8>>,
+    /// The bystander's state.
+    state: Vec<(String, Vec<u8>)>,
+    counts: BTreeMap<u16, Count>,
+    sent: u64,
+    compared: u64,
 }
 
-/// Sends `times` bodies of each opcode on both queues.
-pub(crate) fn attack(address: &Address, seed: u64, times: u32) -> Result<()> {
+/// Sends `each` bodies of each opcode on both queues, and then as many of all that may pass.
+pub(crate) fn attack(
+    attacker: &Path,
+    bystander: &Path,
+    secrets: Vec<String>,
+    seed: u64,
+    each: u64,
+) -> Result<()> {
     println!("the bodies come from seed {seed}");
-    let controller = Controller::open(address)?;
-    let namespace = controller.namespace(1)?;
-    let mut queue = controller.io_queue(QueueOptions::with_depth(16))?;
-    let mut attacker = Attacker {
-        random: Random::new(seed),
-        memory: controller.allocate(MEMORY)?,
-        blocks: namespace.blocks(),
-        count: Count::default(),
-    };
-    for opcode in 0..=u8::MAX {
-        for _ in 0..times {
-            attacker.io(&mut queue, opcode)?;
-        }
-    }
-    attacker.report("I/O");
-    for opcode in (0..=u8::MAX).filter(|opcode| !UNSENT.contains(opcode)) {
-        for _ in 0..times {
-            attacker.admin(&controller, opcode)?;
-        }
-    }
-    attacker.report("admin");
-    // After all that the client still has what it was granted.
-    let mut data = controller.allocate(64 << 10)?;
-    Random::new(seed).fill(&mut data);
-    let expected = data.to_vec();
-    let data = queue.write_blocking(&namespace, 0, data)?;
-    let data = queue.read_blocking(&namespace, 0, data)?;
-    ensure!(data[..] == expected, "the client's own data differs");
-    println!("the client's own data is right");
+    let mut siege = Siege::new(attacker, bystander, secrets, seed)?;
+    let started = Instant::now();
+    siege.run(each)?;
+    let took = started.elapsed();
+    siege.report();
+    println!(
+        "{} commands in {took:.1?}: {:.0} a second",
+        siege.sent,
+        siege.sent as f64 / took.as_secs_f64()
+    );
+    siege.passed(each)?;
+    println!("nothing was reached, changed or told");
     Ok(())
 }
 
-impl Attacker {
-    fn pick(&mut self, values: &[u64]) -> u64 {
-        values[self.random.below(values.len() as u64) as usize]
-    }
-
-    /// A block number: most of them near the ends of the slice.
-    fn lba(&mut self) -> u64 {
-        let (end, any) = (self.blocks, self.random.next());
-        let edge = self.pick(&[
-            0,
-            1,
-            end - 1,
-            end,
-            end + 1,
-            end - 8,
-            end / 2,
-            1 << 32,
-            u64::MAX,
-            any,
-        ]);
-        match self.random.below(3) {
-            0 => edge.wrapping_add(self.random.below(16)).wrapping_sub(8),
-            1 => self.random.below(end),
-            _ => edge,
+/// Others move the controller: looks often at first, and then leaves them the processor.
+fn stepper() -> impl FnMut() {
+    let mut looks = 0u32;
+    move || {
+        looks = looks.wrapping_add(1);
+        if looks.is_multiple_of(SPINS) {
+            thread::sleep(Duration::from_micros(20));
+        } else {
+            thread::yield_now();
         }
     }
+}
 
-    /// A body of any shape, biased to what is nearly right.
-    fn body(&mut self, opcode: u8) -> Command {
-        let base = self.memory.iova().0;
-        let any = self.random.next();
-        let nsid = self.pick(&[1, 1, 1, 1, 1, 1, 0, 2, 3, 0xffff_ffff, 0xffff_fffe, any]) as u32;
-        let lba = self.lba();
-        let sixteen = any & 0xffff;
-        let cdw12 = self.pick(&[
-            0,
-            7,
-            15,
-            1 << 30,
-            1 << 25 | 7,
-            1 << 23 | 7,
-            1 << 31,
-            sixteen,
-            any >> 32,
-        ]) as u32;
-        let offset = self.random.below(MEMORY as u64) & !3;
-        let prp1 = self.pick(&[
-            base,
-            base,
-            base,
-            base,
-            base + offset,
-            base + offset,
-            0,
-            any,
-            base + MEMORY as u64,
-        ]);
-        let list = base + LIST as u64;
-        let prp2 = self.pick(&[list, list, base + 4096, base + 4096, 0, any, list + 8]);
-        let mut command = Command {
-            opcode,
-            nsid,
-            prp1,
-            prp2,
-            cdw10: lba as u32,
-            cdw11: (lba >> 32) as u32,
-            cdw12,
-            ..Command::ZERO
+fn seat(socket: &Path, base: u64) -> Client {
+    let served = Served::connect(socket);
+    let mut client = Client::new_lent(base, |memory| {
+        served.lend(memory);
+        served
+    });
+    client.start(&mut stepper());
+    client
+}
+
+impl Siege {
+    fn new(attacker: &Path, bystander: &Path, secrets: Vec<String>, seed: u64) -> Result<Siege> {
+        let mut random = Random::new(seed);
+        let attacker = seat(attacker, 1 << 32);
+        // At other addresses, which are worth a try to the attacker.
+        let mut bystander = seat(bystander, 3 << 32);
+        let view = View {
+            namespaces: vec![(1, 1100, vec![SEAM]), (2, 500, vec![])],
+            foreign_namespaces: vec![3, 4, 7, 77],
+            real_blocks: vec![500, 900, 999, 1000, 2000, 2499, 3000, 3100, 4095, 4096],
+            // The other's, and where the server's own memory, the machine's memory and its interrupts may lie.
+            foreign_addresses: vec![3 << 32, 1 << 20, 2 << 20, 1 << 12, 16 << 20, 0xfee0_0000],
         };
-        match self.random.below(4) {
-            // As it is.
-            0 | 1 => {}
-            // Counts and attributes in dword 10 and 11, as Dataset Management has them.
-            2 => {
-                command.cdw10 = self.random.below(4) as u32;
-                command.cdw11 = self.pick(&[0, 4, 4, 7, any]) as u32;
-            }
-            // One field of any kind.
-            _ => {
-                let value = self.random.next();
-                match self.random.below(9) {
-                    0 => command.flags = value as u8,
-                    1 => command.cdw2 = value as u32,
-                    2 => command.cdw3 = value as u32,
-                    3 => command.mptr = value,
-                    4 => command.cdw10 = value as u32,
-                    5 => command.cdw11 = value as u32,
-                    6 => command.cdw13 = value as u32,
-                    7 => command.cdw14 = value as u32,
-                    _ => command.cdw15 = value as u32,
+        let state = state_and_blocks(&mut bystander, &mut stepper(), &BYSTANDERS);
+        let again = state_and_blocks(&mut bystander, &mut stepper(), &BYSTANDERS);
+        ensure!(
+            state == again,
+            "asking changes what is asked for: {}",
+            differences(&state, &again)
+        );
+        let mut secrets: Vec<Vec<u8>> = secrets.into_iter().map(String::into_bytes).collect();
+        secrets.extend(names(&state)?);
+        Ok(Siege {
+            attacker,
+            bystander,
+            bodies: Bodies::new(random.fork(), view),
+            random,
+            secrets,
+            state,
+            counts: BTreeMap::new(),
+            sent: 0,
+            compared: 0,
+        })
+    }
+
+    fn run(&mut self, each: u64) -> Result<()> {
+        for qid in [1, 0] {
+            for opcode in 0..=u8::MAX {
+                if opcode.is_multiple_of(64) {
+                    self.honest()?;
+                }
+                let mut left = each;
+                while left > 0 {
+                    let count = left.min(BATCH);
+                    self.together(qid, count, |_| opcode)?;
+                    left -= count;
                 }
             }
         }
-        self.fill_memory();
-        command
+        for _ in 0..(each * 64).div_ceil(BATCH) {
+            self.together(1, BATCH, |random| random.one(ORDINARY_OPCODES))?;
+        }
+        self.honest()?;
+        self.compare()
     }
 
-    /// Range lists at the front, a PRP list at the end.
-    fn fill_memory(&mut self) {
-        let base = self.memory.iova().0;
-        for range in 0..4 {
-            let (first, second) = (self.lba(), self.lba());
-            let blocks = self.random.below(64);
-            let bytes = &mut self.memory[range * 32..][..32];
-            // A Dataset Management's range is 16 bytes long: attributes, blocks, first block. A Copy's has its first block at 8 and its blocks at 16.
-            bytes[..4].copy_from_slice(&[0; 4]);
-            bytes[4..8].copy_from_slice(&(blocks as u32).to_le_bytes());
-            bytes[8..16].copy_from_slice(&first.to_le_bytes());
-            bytes[16..24].copy_from_slice(&blocks.to_le_bytes());
-            bytes[24..32].copy_from_slice(&second.to_le_bytes());
-        }
-        for entry in 0..512u64 {
-            let stray = self.random.below(64) == 0;
-            let address = if stray {
-                self.random.next() & !0xfff
-            } else {
-                base + 4096 * (1 + entry % 60)
+    /// An honest client's work in the attacker's place.
+    fn honest(&mut self) -> Result<()> {
+        let (client, mut step) = (&mut self.attacker, stepper());
+        client.start(&mut step);
+        let mut honest = Honest::new(client, &mut step, &NAMESPACES, self.random.fork());
+        honest.deallocated_reads_zeroes = false;
+        let kinds = honest.everything(SEAM);
+        ensure!(kinds >= 60, "{kinds} kinds of commands");
+        client.start(&mut step);
+        self.look(0, &[])
+    }
+
+    /// Sends commands together, and looks at all that came of it.
+    fn together(&mut self, qid: u16, count: u64, opcode: impl Fn(&mut Random) -> u8) -> Result<()> {
+        siege::refresh(&self.attacker, &mut self.random);
+        let mut step = stepper();
+        let client = &mut self.attacker;
+        let mut sent = Vec::new();
+        for _ in 0..count {
+            let opcode = opcode(&mut self.random);
+            let entry = match qid {
+                0 => self.bodies.admin(client, opcode),
+                _ => self.bodies.io(client, opcode),
             };
-            self.memory[LIST + entry as usize * 8..][..8].copy_from_slice(&address.to_le_bytes());
+            sent.push((client.push(qid, entry), entry));
+            if self.random.percent(10) {
+                client.ring(qid);
+            }
         }
-    }
-
-    fn io(&mut self, queue: &mut IoQueue, opcode: u8) -> Result<()> {
-        let command = self.body(opcode);
-        // SAFETY: every address of this process that the command can name lies in `memory`, which is not looked at before the command has ended and lives as long as `self`;
-        // all others are not memory of this client, and whoever serves it must refuse them, which is what is tried here.
-        #[allow(unsafe_code)]
-        unsafe { queue.submit_raw(command, 1) }?;
-        let completion = queue.wait()?.context("nothing was in flight")?;
-        ensure!(
-            completion.outcome == Outcome::Done,
-            "{command:?} ended as {:?}",
-            completion.outcome
-        );
-        self.ended(&command, completion.entry.status())
-    }
-
-    fn admin(&mut self, controller: &Controller, opcode: u8) -> Result<()> {
-        let command = self.body(opcode);
-        // SAFETY: as in `io`. What takes the driver's queues away is not sent.
-        #[allow(unsafe_code)]
-        let status = match unsafe { controller.admin_raw(command, AdminData::None) } {
-            Ok(entry) => entry.status(),
-            Err(Error::Status { status, .. }) => status,
-            Err(error) => return Err(error).context(format!("{command:?}")),
+        client.ring(qid);
+        let unsettles = |(_, entry): &(u16, Dwords)| UNSETTLING.contains(&(entry[0] as u8));
+        let done = if qid == 0 && sent.iter().any(unsettles) {
+            client.drain_for(qid, OPEN, &mut step)
+        } else {
+            client.drain(qid, &mut step)
         };
-        self.ended(&command, status)
+        let ends = siege::ends(qid, &sent, &done, |opcode| {
+            ORDINARY_OPCODES.contains(&opcode)
+        });
+        self.sent += count;
+        let counted = self.counts.entry(qid).or_default();
+        counted.sent += count;
+        counted.open += count - done.len() as u64;
+        for completion in &done {
+            *counted.by_status.entry(completion.status).or_default() += 1;
+        }
+        for opcode in ends.succeeded {
+            *counted.succeeded.entry(opcode).or_default() += 1;
+        }
+        self.look(qid, &sent)?;
+        let client = &mut self.attacker;
+        if ends.unsettled || client.failed() {
+            client.forget(0);
+            client.start(&mut step);
+            self.look(qid, &sent)?;
+        }
+        if self.sent - self.compared >= COMPARE {
+            self.compare()?;
+        }
+        Ok(())
     }
 
-    fn ended(&mut self, command: &Command, status: Status) -> Result<()> {
-        self.count.sent += 1;
-        *self
-            .count
-            .by_status
-            .entry(status.code().to_raw())
-            .or_default() += 1;
-        let learned = self
-            .memory
-            .windows(OUTSIDE.len())
-            .step_by(8)
-            .any(|bytes| bytes == OUTSIDE);
+    /// Looks for what the attacker must not have in its memory.
+    fn look(&self, qid: u16, sent: &[(u16, Dwords)]) -> Result<()> {
+        let mut breaches = learned::marks(&self.attacker, ATTACKER, CLIENTS);
+        // Reads bring blocks, and nobody's name is on any.
+        if qid == 0 {
+            let secrets: Vec<_> = self.secrets.iter().map(|secret| (1, &secret[..])).collect();
+            breaches.extend(learned::texts(&self.attacker, &secrets));
+        }
+        if !self.attacker.guards_live() {
+            breaches.push("memory that no command names has changed".to_owned());
+        }
+        let entries: Vec<_> = sent
+            .iter()
+            .map(|(cid, entry)| format!("{cid:#x}: {entry:x?}"))
+            .collect();
         ensure!(
-            !learned,
-            "{command:?} brought data from outside of the slice"
+            breaches.is_empty(),
+            "after {} commands:\n{}\nin flight on queue {qid} were\n{}",
+            self.sent,
+            breaches.join("\n"),
+            entries.join("\n")
         );
         Ok(())
     }
 
-    fn report(&mut self, queue: &str) {
-        let count = std::mem::take(&mut self.count);
-        println!("{queue}: {} commands", count.sent);
-        for (status, times) in count.by_status {
-            println!("  {times:8} {}", Status::from_raw(status));
+    /// Compares all that the bystander has and can see with what it was.
+    fn compare(&mut self) -> Result<()> {
+        self.compared = self.sent;
+        let state = state_and_blocks(&mut self.bystander, &mut stepper(), &BYSTANDERS);
+        ensure!(
+            state == self.state,
+            "after {} commands the other client's state has changed: {}",
+            self.sent,
+            differences(&self.state, &state)
+        );
+        ensure!(
+            self.bystander.guards_live(),
+            "after {} commands memory around the other client's has changed",
+            self.sent
+        );
+        Ok(())
+    }
+
+    fn report(&self) {
+        for (qid, count) in &self.counts {
+            println!(
+                "queue {qid}: {} commands, {} of them open until the controller was started anew",
+                count.sent, count.open
+            );
+            for (status, times) in &count.by_status {
+                println!("  {times:8} status {status:#05x}");
+            }
+            for (opcode, times) in &count.succeeded {
+                println!("  {times:8} of opcode {opcode:#04x} succeeded");
+            }
         }
     }
+
+    /// Fails where too few commands succeeded for the others to mean anything.
+    fn passed(&self, each: u64) -> Result<()> {
+        for opcode in ORDINARY_OPCODES {
+            let times = self.counts[&1].succeeded.get(opcode).copied().unwrap_or(0);
+            ensure!(
+                times >= each / 4,
+                "only {times} commands of opcode {opcode:#04x} succeeded"
+            );
+        }
+        Ok(())
+    }
+}
+
+/// What names a client: serial number, NVM subsystem and namespaces, from what it sees itself.
+fn names(state: &[(String, Vec<u8>)]) -> Result<Vec<Vec<u8>>> {
+    let mut names = Vec::new();
+    for (what, from, to) in [
+        ("identify 0x1 0", 4, 24),
+        ("identify 0x1 0", 768, 1024),
+        ("identify 0x0 1", 104, 120),
+        ("identify 0x0 2", 104, 120),
+    ] {
+        let page = state.iter().find(|(name, _)| name == what);
+        let bytes = page.map_or(&[][..], |(_, page)| &page[from..to]);
+        let text = bytes.trim_ascii_end();
+        let end = text
+            .iter()
+            .rposition(|byte| *byte != 0)
+            .map_or(0, |at| at + 1);
+        ensure!(end >= 8, "{what} has no name in bytes {from} to {to}");
+        names.push(text[..end].to_vec());
+    }
+    Ok(names)
 }

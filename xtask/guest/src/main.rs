@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
-use nvme_vfio::Address;
 use nvme_vfio_pci::PciAddress;
 
 mod attack;
@@ -97,16 +96,21 @@ enum Task {
         #[arg(long, default_value_t = 1)]
         times: u32,
     },
-    /// Sends commands of every opcode with any body to a controller that lends a slice
+    /// Sends commands of every opcode with any body as one client of a lent controller, and watches as another what comes of it
     Attack {
-        /// The controller
-        address: Address,
+        /// The socket of the client that attacks: 1,100 blocks as namespace 1, in pieces of 1,000 and 100, and 500 as namespace 2
+        attacker: PathBuf,
+        /// The socket of the other: 600 blocks as namespace 1, and 100 as namespace 2
+        bystander: PathBuf,
+        /// Texts that the attacker must not learn, beside the other's names
+        #[arg(long = "secret")]
+        secrets: Vec<String>,
         /// Chooses the bodies
         #[arg(long)]
         seed: u64,
         /// Bodies per opcode and queue
         #[arg(long)]
-        times: u32,
+        times: u64,
     },
     /// Reads from a controller that is pulled out of its slot
     Unplug {
@@ -133,10 +137,12 @@ fn main() -> ExitCode {
             times,
         } => disturb::disturb(address, how, times),
         Task::Attack {
-            address,
+            attacker,
+            bystander,
+            secrets,
             seed,
             times,
-        } => attack::attack(&address, seed, times),
+        } => attack::attack(&attacker, &bystander, secrets, seed, times),
         Task::Unplug { address, port } => unplug::unplug(address, port),
     };
     match result {

@@ -27,7 +27,7 @@ pub enum Soak {
     Machines,
     /// 10,000 command bodies for each opcode of each kind of queue, of a client that was lent a part of a controller.
     Confinement,
-    /// The same on QEMU's controller in a virtual machine, the drive's image compared: hours.
+    /// The same on QEMU's controller in a virtual machine, the drives' images compared.
     ConfinementVm,
     /// 10,000,000 commands whose entries and lists another thread of their client changes while they are read.
     Races,

@@ -1,37 +1,39 @@
 //! Command bodies that a hostile client could think of: valid ones, valid ones with a field or two bent, lists with one bad entry, and noise; all of them drawn to the edges of the
 //! slice.
 
-use super::client::{Client, pages};
-use super::memory::PAGE;
-use super::random::Random;
-use super::{Dwords, command, with_blocks, with_prps};
+use crate::client::{Client, pages};
+use crate::memory::PAGE;
+use crate::random::Random;
+use crate::{Dwords, command, with_blocks, with_prps};
 
 const BLOCK: u64 = 512;
 
 /// What the sender of the bodies knows, or guesses, of the world.
 #[derive(Clone, Debug)]
-pub(crate) struct View {
+pub struct View {
     /// Namespaces that it was granted, as it numbers them: blocks, and the blocks where one piece ends and another begins.
-    pub(crate) namespaces: Vec<(u32, u64, Vec<u64>)>,
+    pub namespaces: Vec<(u32, u64, Vec<u64>)>,
     /// Identifiers that name nothing, or something of somebody else.
-    pub(crate) foreign_namespaces: Vec<u32>,
+    pub foreign_namespaces: Vec<u32>,
     /// Blocks that mean something on the real namespaces.
-    pub(crate) real_blocks: Vec<u64>,
+    pub real_blocks: Vec<u64>,
     /// Addresses that mean something to the device, or to somebody else.
-    pub(crate) foreign_addresses: Vec<u64>,
+    pub foreign_addresses: Vec<u64>,
 }
 
 /// Makes bodies.
 #[derive(Debug)]
-pub(crate) struct Bodies {
-    pub(crate) random: Random,
+pub struct Bodies {
+    random: Random,
     view: View,
     /// Pages of lists that commands in flight may use.
     list: usize,
 }
 
 impl Bodies {
-    pub(crate) fn new(random: Random, view: View) -> Bodies {
+    /// Bodies for a sender of this view.
+    #[must_use]
+    pub fn new(random: Random, view: View) -> Bodies {
         Bodies {
             random,
             view,
@@ -118,7 +120,7 @@ impl Bodies {
     }
 
     /// PRP entries for so many bytes, right ones most of the time, with their list in memory.
-    pub(crate) fn prps(&mut self, client: &Client, bytes: u64, bad: bool) -> (u64, u64) {
+    pub fn prps(&mut self, client: &Client, bytes: u64, bad: bool) -> (u64, u64) {
         let page = PAGE as u64;
         let offset = if self.random.percent(30) {
             self.random.below(PAGE as u64 / 4) * 4
@@ -295,7 +297,7 @@ impl Bodies {
     }
 
     /// A command on an I/O queue that ought to be right for its opcode; for opcodes that nobody knows, the shape of one that reads or writes.
-    pub(crate) fn right(&mut self, client: &Client, opcode: u8) -> Dwords {
+    pub fn right(&mut self, client: &Client, opcode: u8) -> Dwords {
         let (nsid, blocks, seams) = self.namespace();
         let mut entry = command(opcode, nsid);
         match opcode {
@@ -341,7 +343,7 @@ impl Bodies {
     }
 
     /// A body for an opcode on an I/O queue.
-    pub(crate) fn io(&mut self, client: &Client, opcode: u8) -> Dwords {
+    pub fn io(&mut self, client: &Client, opcode: u8) -> Dwords {
         if self.random.percent(12) {
             return self.noise(client, opcode);
         }
@@ -372,7 +374,7 @@ impl Bodies {
     }
 
     /// A body for an opcode on the admin queue.
-    pub(crate) fn admin(&mut self, client: &Client, opcode: u8) -> Dwords {
+    pub fn admin(&mut self, client: &Client, opcode: u8) -> Dwords {
         if self.random.percent(12) {
             return self.noise(client, opcode);
         }

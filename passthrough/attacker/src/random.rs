@@ -2,14 +2,21 @@
 
 /// SplitMix64.
 #[derive(Clone, Debug)]
-pub(crate) struct Random(u64);
+pub struct Random(u64);
 
 impl Random {
-    pub(crate) fn new(seed: u64) -> Random {
+    /// The same numbers for the same seed.
+    #[must_use]
+    pub fn new(seed: u64) -> Random {
         Random(seed)
     }
 
-    pub(crate) fn next(&mut self) -> u64 {
+    /// Any number.
+    #[expect(
+        clippy::should_implement_trait,
+        reason = "it never ends, and nobody wants it as an iterator"
+    )]
+    pub fn next(&mut self) -> u64 {
         self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
         let mut value = self.0;
         value = (value ^ value >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
@@ -18,22 +25,22 @@ impl Random {
     }
 
     /// Below `end`, which is not 0.
-    pub(crate) fn below(&mut self, end: u64) -> u64 {
+    pub fn below(&mut self, end: u64) -> u64 {
         self.next() % end
     }
 
     /// True so many times in a hundred.
-    pub(crate) fn percent(&mut self, of: u64) -> bool {
+    pub fn percent(&mut self, of: u64) -> bool {
         self.below(100) < of
     }
 
     /// One of them.
-    pub(crate) fn one<T: Copy>(&mut self, of: &[T]) -> T {
+    pub fn one<T: Copy>(&mut self, of: &[T]) -> T {
         of[self.below(of.len() as u64) as usize]
     }
 
     /// A number of any size: small ones, powers of two and their neighbours, all ones, and anything.
-    pub(crate) fn odd(&mut self) -> u64 {
+    pub fn odd(&mut self) -> u64 {
         match self.below(5) {
             0 => self.below(300),
             1 => (1u64 << self.below(64))
@@ -46,7 +53,7 @@ impl Random {
     }
 
     /// A generator of its own for another part of a run.
-    pub(crate) fn fork(&mut self) -> Random {
+    pub fn fork(&mut self) -> Random {
         Random(self.next())
     }
 }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::client::{Client, pages};
-use super::memory::PAGE;
-use super::random::Random;
-use super::world::UNLIKE_MARKS;
-use super::{Dwords, command, with, with_blocks, with_prps};
+use crate::client::{Client, pages};
+use crate::learned::UNLIKE_MARKS;
+use crate::memory::PAGE;
+use crate::random::Random;
+use crate::{Dwords, command, with, with_blocks, with_prps};
 
 const BLOCK: usize = 512;
 
 /// How a command's data lies in memory.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Shape {
+pub enum Shape {
     /// From the start of a page on, pages one after the other.
     Aligned,
     /// So many bytes into a page.
@@ -26,18 +26,20 @@ pub(crate) enum Shape {
 }
 
 /// An honest client and what its namespaces hold.
-pub(crate) struct Honest<'a> {
+pub struct Honest<'a> {
     client: &'a mut Client,
     step: &'a mut dyn FnMut(),
     model: BTreeMap<u32, Vec<u8>>,
     random: Random,
+    /// Whether what was deallocated reads as zeroes. Where it does not it may also read as before.
+    pub deallocated_reads_zeroes: bool,
     /// Commands that succeeded, by what they were.
-    pub(crate) done: Vec<String>,
+    pub done: Vec<String>,
 }
 
 impl<'a> Honest<'a> {
     /// Learns what the namespaces (identifier and blocks) hold by reading them.
-    pub(crate) fn new(
+    pub fn new(
         client: &'a mut Client,
         step: &'a mut dyn FnMut(),
         namespaces: &[(u32, u64)],
@@ -48,26 +50,33 @@ impl<'a> Honest<'a> {
             step,
             model: BTreeMap::new(),
             random,
+            deallocated_reads_zeroes: true,
             done: Vec::new(),
         };
         for (nsid, blocks) in namespaces {
-            let mut bytes = Vec::new();
-            let mut at = 0;
-            while at < *blocks {
-                let now = (*blocks - at).min(64) as u32;
-                let (entry, places) = honest.pointed(
-                    with_blocks(command(0x02, *nsid), at, now),
-                    now as usize * BLOCK,
-                    Shape::Aligned,
-                );
-                honest.expect("read", 1, entry);
-                bytes.extend(honest.gather(&places));
-                at += u64::from(now);
-            }
+            let bytes = honest.learn(*nsid, 0, *blocks);
             honest.model.insert(*nsid, bytes);
         }
         honest.done.clear();
         honest
+    }
+
+    /// What blocks hold.
+    fn learn(&mut self, nsid: u32, first: u64, blocks: u64) -> Vec<u8> {
+        let mut bytes = Vec::new();
+        let mut at = first;
+        while at < first + blocks {
+            let now = (first + blocks - at).min(64) as u32;
+            let (entry, places) = self.pointed(
+                with_blocks(command(0x02, nsid), at, now),
+                now as usize * BLOCK,
+                Shape::Aligned,
+            );
+            self.expect("read", 1, entry);
+            bytes.extend(self.gather(&places));
+            at += u64::from(now);
+        }
+        bytes
     }
 
     fn expect(&mut self, what: &str, qid: u16, entry: Dwords) -> u64 {
@@ -169,7 +178,7 @@ impl<'a> Honest<'a> {
     }
 
     /// Reads and compares.
-    pub(crate) fn read(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape, flags: u32) {
+    pub fn read(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape, flags: u32) {
         let bytes = blocks as usize * BLOCK;
         let entry = with_blocks(with(command(0x02, nsid), 12, flags), first, blocks);
         let (entry, places) = self.pointed(entry, bytes, shape);
@@ -186,7 +195,7 @@ impl<'a> Honest<'a> {
     }
 
     /// Writes something new, and reads it back.
-    pub(crate) fn write(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape, flags: u32) {
+    pub fn write(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape, flags: u32) {
         let bytes = blocks as usize * BLOCK;
         let entry = with_blocks(with(command(0x01, nsid), 12, flags), first, blocks);
         let (entry, places) = self.pointed(entry, bytes, shape);
@@ -200,7 +209,7 @@ impl<'a> Honest<'a> {
     }
 
     /// Compares what is there, and then something else.
-    pub(crate) fn compare(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape) {
+    pub fn compare(&mut self, nsid: u32, first: u64, blocks: u32, shape: Shape) {
         let entry = with_blocks(command(0x05, nsid), first, blocks);
         let (entry, places) = self.pointed(entry, blocks as usize * BLOCK, shape);
         let mut held = self.held(nsid, first, blocks);
@@ -214,7 +223,7 @@ impl<'a> Honest<'a> {
     }
 
     /// A command without data on blocks.
-    pub(crate) fn blocks(
+    pub fn blocks(
         &mut self,
         what: &str,
         opcode: u8,
@@ -231,8 +240,8 @@ impl<'a> Honest<'a> {
         self.read(nsid, first, blocks.min(64), Shape::Aligned, 0);
     }
 
-    /// Dataset Management. The device under these tests reads zeroes from what was deallocated.
-    pub(crate) fn dataset(&mut self, nsid: u32, ranges: &[(u64, u32)], attributes: u32) {
+    /// Dataset Management.
+    pub fn dataset(&mut self, nsid: u32, ranges: &[(u64, u32)], attributes: u32) {
         let list = self.client.page(pages::LISTS + 2);
         for (index, (first, blocks)) in ranges.iter().enumerate() {
             self.client
@@ -247,7 +256,7 @@ impl<'a> Honest<'a> {
         self.expect(&format!("dsm {} {attributes}", ranges.len()), 1, entry);
         for (first, blocks) in ranges {
             if attributes & 4 != 0 {
-                self.set(nsid, *first, *blocks, &vec![0; *blocks as usize * BLOCK]);
+                self.deallocated(nsid, *first, *blocks);
             }
             if *blocks > 0 {
                 self.read(nsid, *first, (*blocks).min(64), Shape::Aligned, 0);
@@ -255,8 +264,26 @@ impl<'a> Honest<'a> {
         }
     }
 
+    fn deallocated(&mut self, nsid: u32, first: u64, blocks: u32) {
+        let zeroes = vec![0; blocks as usize * BLOCK];
+        if self.deallocated_reads_zeroes {
+            self.set(nsid, first, blocks, &zeroes);
+            return;
+        }
+        let now = self.learn(nsid, first, blocks.into());
+        let before = self.held(nsid, first, blocks);
+        for (block, was) in now.chunks(BLOCK).zip(before.chunks(BLOCK)) {
+            let right = block == was || block == &zeroes[..BLOCK];
+            assert!(
+                right,
+                "a deallocated block reads as neither zeroes nor before"
+            );
+        }
+        self.set(nsid, first, blocks, &now);
+    }
+
     /// Copies ranges to a place.
-    pub(crate) fn copy(&mut self, nsid: u32, to: u64, sources: &[(u64, u32)]) {
+    pub fn copy(&mut self, nsid: u32, to: u64, sources: &[(u64, u32)]) {
         let list = self.client.page(pages::LISTS + 3);
         let mut all = Vec::new();
         for (index, (first, blocks)) in sources.iter().enumerate() {
@@ -282,30 +309,33 @@ impl<'a> Honest<'a> {
     }
 
     /// Runs an admin command that moves one page at most.
-    pub(crate) fn admin(&mut self, what: &str, entry: Dwords) -> (u64, Vec<u8>) {
+    pub fn admin(&mut self, what: &str, entry: Dwords) -> (u64, Vec<u8>) {
         let data = self.client.page(pages::DATA);
         self.client.memory.fill(data, PAGE, 0);
         let result = self.expect(what, 0, with_prps(entry, data, data + PAGE as u64));
         (result, self.client.memory.read(data, PAGE))
     }
 
-    pub(crate) fn identify(&mut self, what: &str, cns: u32, nsid: u32) -> Vec<u8> {
+    /// Identify data of a CNS.
+    pub fn identify(&mut self, what: &str, cns: u32, nsid: u32) -> Vec<u8> {
         self.admin(what, with(command(0x06, nsid), 10, cns)).1
     }
 
-    pub(crate) fn log(&mut self, what: &str, lid: u32, nsid: u32, bytes: u32) -> Vec<u8> {
+    /// So many bytes of a log page.
+    pub fn log(&mut self, what: &str, lid: u32, nsid: u32, bytes: u32) -> Vec<u8> {
         let entry = with(command(0x02, nsid), 10, (bytes / 4 - 1) << 16 | lid);
         self.admin(what, entry).1
     }
 
-    pub(crate) fn feature(&mut self, what: &str, fid: u32) -> u64 {
+    /// A feature's current value.
+    pub fn feature(&mut self, what: &str, fid: u32) -> u64 {
         self.expect(what, 0, with(command(0x0a, 0), 10, fid))
     }
 
     /// All that an ordinary client does; how many commands there were, each of another kind.
     ///
     /// Namespaces 1 and 2 are its own. `seam` is the block of namespace 1 where one piece of it ends and the next begins.
-    pub(crate) fn everything(&mut self, seam: u64) -> usize {
+    pub fn everything(&mut self, seam: u64) -> usize {
         self.information();
         self.data(seam);
         self.ranges(seam);
