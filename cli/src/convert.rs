@@ -173,7 +173,7 @@ impl From<SubmitError> for Error {
     fn from(error: SubmitError) -> Self {
         let kind = match error {
             SubmitError::OutOfRange { .. } => Kind::LbaOutOfRange,
-            SubmitError::Gone => Kind::Gone,
+            SubmitError::Gone => return build(Kind::Gone, &error).remedy(GONE),
             SubmitError::Reset | SubmitError::Deleted => Kind::Reset,
             SubmitError::Length { .. } | SubmitError::TooLong { .. } => Kind::Usage,
             _ => Kind::Environment,
@@ -190,11 +190,14 @@ impl From<CommandError> for Error {
                     .nvme_status(nvme_status(status))
             }
             CommandError::TimedOut => build(Kind::Timeout, &error),
-            CommandError::Gone => build(Kind::Gone, &error),
+            CommandError::Gone => build(Kind::Gone, &error).remedy(GONE),
             _ => build(Kind::Reset, &error),
         }
     }
 }
+
+/// What to look at when a controller is gone.
+const GONE: &str = "See whether the SSD is still there (nvme-vfio list) or, behind vfio-user, its server, which may have sent this client away";
 
 /// What can be done about a vfio-user server.
 fn served(error: &ClientError, built: Error) -> Error {
@@ -208,7 +211,12 @@ fn served(error: &ClientError, built: Error) -> Error {
                 ) =>
             {
                 of(Kind::NotFound)
-                    .remedy("Run: nvme-vfio emulate --socket PATH, or another vfio-user server")
+                    .remedy("Start the server: nvme-vfio serve --policy FILE, nvme-vfio emulate --socket PATH, or another")
+            }
+            SocketError::Os { source, .. } if source.kind() == io::ErrorKind::PermissionDenied => {
+                of(Kind::Permission).remedy(
+                    "Connect as the user that the socket belongs to: uid in the policy of nvme-vfio serve, --mode of nvme-vfio emulate",
+                )
             }
             SocketError::Os { source, .. } => of(os(source)),
             SocketError::TimedOut => of(Kind::Timeout),
@@ -218,7 +226,9 @@ fn served(error: &ClientError, built: Error) -> Error {
             source: SocketError::TimedOut,
             ..
         } => of(Kind::Timeout),
-        ClientError::Socket { .. } | ClientError::Lost => of(Kind::Gone),
+        ClientError::Socket { .. } | ClientError::Lost => of(Kind::Gone).remedy(GONE),
+        refused if refused.errno() == Some(Errno::EACCES) => of(Kind::Permission)
+            .remedy("Connect as a user whom the server admits: uid in the policy of nvme-vfio serve"),
         refused if refused.errno() == Some(Errno::EBUSY) => of(Kind::Busy)
             .remedy("End the program that uses it: a served controller takes one at a time"),
         _ => built,
@@ -251,7 +261,7 @@ impl From<nvme_vfio::Error> for Error {
             Driver::VfioUser(ref error) => return served(error, build(Kind::Environment, error)),
             Driver::Namespace { .. } => Kind::NoNamespace,
             Driver::NotNvme { .. } => Kind::Usage,
-            Driver::Gone => Kind::Gone,
+            Driver::Gone => return build(Kind::Gone, &error).remedy(GONE),
             Driver::AlreadyOpen { .. } | Driver::NoQueue { .. } => Kind::Busy,
             Driver::TimedOut { .. } => Kind::Timeout,
             Driver::NotReady { what, .. } => match what {
@@ -337,6 +347,34 @@ mod tests {
             json["error"]["nvme_status"],
             serde_json::json!({"sct": 0, "sc": 0x80, "name": "LBA Out of Range (0/80h)"})
         );
+    }
+
+    #[test]
+    fn what_a_server_refuses_names_who_may_connect() {
+        for (errno, kind, remedy) in [
+            (Errno::EACCES, Kind::Permission, "uid in the policy"),
+            (Errno::EBUSY, Kind::Busy, "one at a time"),
+        ] {
+            let error = Error::from(nvme_vfio::Error::VfioUser(ClientError::Refused {
+                command: nvme_vfio_user::message::Command::VERSION,
+                errno: errno as u32,
+            }));
+            assert_eq!((error.kind(), error.exit_status()), (kind, 3));
+            let told = error.remedy_text().unwrap_or_default();
+            assert!(told.contains(remedy), "{told}");
+        }
+        for gone in [
+            nvme_vfio::Error::Gone,
+            nvme_vfio::Error::Command(CommandError::Gone),
+            nvme_vfio::Error::Submit(SubmitError::Gone),
+            nvme_vfio::Error::VfioUser(ClientError::Lost),
+        ] {
+            let error = Error::from(gone);
+            assert_eq!(
+                (error.kind(), error.remedy_text()),
+                (Kind::Gone, Some(GONE))
+            );
+        }
     }
 
     #[test]

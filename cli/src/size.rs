@@ -92,6 +92,11 @@ pub fn parse_duration(text: &str) -> Result<Duration, String> {
         "m" | "min" => 60_000_000,
         "h" | "hr" => 3_600_000_000,
         "d" => 86_400_000_000,
+        fraction if fraction.starts_with('.') => {
+            return Err(format!(
+                "'{text}' is no whole number; use a smaller unit, such as 500ms"
+            ));
+        }
         _ => {
             return Err(format!(
                 "'{unit}' is no unit of time; use us, ms, s, m, h or d"
@@ -205,6 +210,10 @@ mod tests {
         assert_eq!(parse_duration("250ms"), Ok(Duration::from_millis(250)));
         assert_eq!(parse_duration("10us"), Ok(Duration::from_micros(10)));
         assert_eq!(parse_duration("2m"), Ok(Duration::from_secs(120)));
+        for fraction in ["0.5", "1.5s"] {
+            let refused = parse_duration(fraction).unwrap_err();
+            assert!(refused.contains("no whole number"), "{refused}");
+        }
         for text in [
             "",
             "s",

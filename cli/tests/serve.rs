@@ -458,6 +458,10 @@ fn somebody_who_is_not_in_the_policy_is_told_so_and_recorded() {
         .output()
         .unwrap();
     assert_eq!(output.status.code(), Some(3), "{output:?}");
+    let told: Value = serde_json::from_slice(&output.stderr).unwrap();
+    let remedy = told["error"]["remedy"].as_str().unwrap_or_default();
+    assert_eq!(told["error"]["kind"], "permission");
+    assert!(remedy.contains("uid in the policy"), "{remedy}");
     let owner = std::fs::metadata(server.socket("vm-a")).unwrap().uid();
     if !geteuid().is_root() {
         assert_eq!(owner, geteuid().as_raw());
@@ -556,6 +560,12 @@ fn whatever_is_in_the_way_is_told_with_what_to_do() {
         2,
         &["policy.toml", "No such file"],
     );
+    let latin = folder("");
+    std::fs::write(latin.path().join("policy.toml"), b"# one\n# \xfc\n").unwrap();
+    let error = refused_in(latin.path(), &[]);
+    says(&error, "file", 2, &["policy.toml", "line 2 is not UTF-8"]);
+    let remedy = error["remedy"].as_str().unwrap();
+    assert!(remedy.starts_with("Correct the policy"), "{remedy}");
     says(
         &refused(&good.replace("uid =", "colour = 1\nuid ="), &[]),
         "usage",

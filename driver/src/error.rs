@@ -156,12 +156,12 @@ pub enum Error {
     #[error("the controller is out of service: {0}")]
     OutOfService(String),
     /// Recovery would have to go further than the setting allows.
-    #[error("recovery stopped at its limit ({0:?})")]
+    #[error("recovery stopped at its limit: {0}")]
     RecoveryLimit(crate::RecoveryLimit),
     /// The namespace is not active, or its format cannot be used.
-    #[error("namespace {nsid}: {reason}")]
+    #[error("{}{reason}", of_namespace(*nsid))]
     Namespace {
-        /// The namespace identifier.
+        /// The namespace identifier, 0 where none was named.
         nsid: u32,
         /// What is wrong.
         reason: String,
@@ -201,6 +201,14 @@ pub enum NotReady {
     Stopped,
 }
 
+/// What a message about a namespace begins with.
+fn of_namespace(nsid: u32) -> String {
+    match nsid {
+        0 => String::new(),
+        nsid => format!("namespace {nsid}: "),
+    }
+}
+
 /// Why a submission was refused. Nothing of it has reached the controller.
 #[derive(Debug, Error, Clone, Copy, PartialEq, Eq)]
 #[non_exhaustive]
@@ -210,7 +218,7 @@ pub enum SubmitError {
     QueueFull,
     /// The blocks do not lie inside the namespace.
     #[error(
-        "{blocks} blocks from LBA {lba} on reach past the end of the namespace, which has {size}"
+        "the range from LBA {lba} on, {blocks} long, reaches past the end of the namespace, which has {size} blocks"
     )]
     OutOfRange {
         /// The first block.

@@ -14,6 +14,16 @@ pub enum RecoveryLimit {
     Function,
 }
 
+impl std::fmt::Display for RecoveryLimit {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Abort => "commands may be aborted, the controller not reset",
+            Self::Controller => "the controller may be reset, its function not",
+            Self::Function => "nothing is left after a reset of the function",
+        })
+    }
+}
+
 /// How a controller is opened and kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Options {

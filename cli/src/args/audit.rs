@@ -7,7 +7,7 @@ use clap::Args;
 use super::OutputArgs;
 
 const AFTER_HELP: &str = "\
-Every line of the file is one JSON object; docs/audit.md describes them. With -o json they are written as they are, one a line; what is wrong with
+Every line of the file is one JSON object; docs/audit.md describes them. With -o json they are written as they are, one a line; what is wrong with \
 the file itself (lines that are missing, or are no records) stands between them as {\"kind\": \"note\", …}.
 
   nvme-vfio audit --follow --client vm-a --policy /etc/nvme-vfio/13.toml

@@ -33,11 +33,12 @@ Addresses:
   0000:01:00.0, 01:00.0          that PCI function, by VFIO
   vfio:0000:01:00.0              the same, forced to its VFIO group
   emulated[:size=1G,lba=4096,…]  a software controller inside this process
+  vfio-user:PATH                 one that another process serves on this socket (emulate, serve)
 
 Exit status:
   0  done
   1  the controller's answer was an error status, or would have been
-  2  wrong usage or file
+  2  wrong usage or file, or something that this version does not do
   3  the environment forbids it (not viable, not bound, no permission, memlock, device gone, doctor found a fault)
   4  timeout or reset";
 

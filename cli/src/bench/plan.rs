@@ -75,7 +75,7 @@ impl Plan {
         let left = blocks.saturating_sub(first_lba);
         let out_of_range = |what: String| {
             Err(Error::new(Kind::LbaOutOfRange, format!("{what} past the end of the namespace, which has {blocks} blocks of {block_size} bytes"))
-                .remedy(format!("Stay below {} with --offset and --size", binary(blocks.saturating_mul(block_size)))))
+                .remedy(format!("Stay below {} with --offset, --size and --bs", binary(blocks.saturating_mul(block_size)))))
         };
         if first_lba > 0 && left == 0 {
             return out_of_range(format!("--offset={} is", args.offset));
@@ -92,17 +92,16 @@ impl Plan {
         };
         let places = part / blocks_per_io;
         if places == 0 {
-            if args.size.is_some_and(|size| size < args.bs) {
+            if let Some(size) = args.size.filter(|size| *size < args.bs) {
                 return Err(Error::usage(
-                    format!(
-                        "--size={} holds not one I/O of --bs={}",
-                        part * block_size,
-                        args.bs
-                    ),
+                    format!("--size={size} is too small for one I/O of --bs={}", args.bs),
                     "Make --size larger or --bs smaller",
                 ));
             }
-            return out_of_range(format!("One I/O of --bs={} reaches", args.bs));
+            return out_of_range(format!(
+                "one I/O of --bs={} at --offset={} reaches",
+                args.bs, args.offset
+            ));
         }
         let limit = match (args.runtime, args.size) {
             (Some(runtime), _) => Limit::Time(runtime),

@@ -84,7 +84,7 @@ impl Controller {
         if nsid == 0 || nsid >= u32::MAX - 1 {
             return Err(Error::Namespace {
                 nsid,
-                reason: "this identifier names no single namespace".to_owned(),
+                reason: format!("the identifier {nsid:#x} names no single namespace"),
             });
         }
         // Controllers answer for an inactive namespace with zeros, and for one that cannot be with an error.
@@ -109,13 +109,22 @@ impl Controller {
                 nsid: 0,
                 reason: "the controller has no active namespace".to_owned(),
             }),
-            several => Err(Error::Namespace {
-                nsid: 0,
-                reason: format!(
-                    "the controller has {} active namespaces: {several:?}; name one",
-                    several.len()
-                ),
-            }),
+            several => {
+                let list: Vec<String> = several.iter().take(16).map(u32::to_string).collect();
+                let more = if several.len() > list.len() {
+                    ", …"
+                } else {
+                    ""
+                };
+                Err(Error::Namespace {
+                    nsid: 0,
+                    reason: format!(
+                        "the controller has {} active namespaces ({}{more}); name one",
+                        several.len(),
+                        list.join(", ")
+                    ),
+                })
+            }
         }
     }
 

@@ -158,7 +158,7 @@ impl Node {
     }
 }
 
-/// A table whose entries are taken one by one; what is left at the end was not known.
+/// A table whose entries are taken one by one.
 #[derive(Debug)]
 pub(super) struct Table {
     pub(super) place: Place,
@@ -187,15 +187,16 @@ impl Table {
         })
     }
 
-    /// Refuses the first key that was not taken.
-    pub(super) fn finish(self, known: &'static [&'static str]) -> Result<(), PolicyError> {
-        match self.entries.into_iter().next() {
-            None => Ok(()),
+    /// Refuses the first key that has no meaning. It is asked before any is taken: a key that is missing may be there, misspelt.
+    pub(super) fn only(self, known: &'static [&'static str]) -> Result<Self, PolicyError> {
+        let unknown = |(_, node): &&(Place, Node)| !known.contains(&node.key.as_str());
+        match self.entries.iter().find(unknown) {
+            None => Ok(self),
             Some((place, node)) => Err(PolicyError::at(
-                place,
+                *place,
                 Fault::UnknownKey {
-                    key: node.key,
-                    table: self.name,
+                    key: node.key.clone(),
+                    table: self.name.clone(),
                     known: known.join(", "),
                 },
             )),
@@ -297,16 +298,15 @@ mod tests {
         let list = first.need("f").unwrap().list(3).unwrap();
         // The character before it has two bytes and one column.
         assert_eq!(list[2].place, place(7, 6));
-        first.finish(&[]).unwrap();
     }
 
     #[test]
-    fn what_is_not_taken_is_refused_where_it_stands() {
-        let mut table = read("a = 1\nzz = 2\nb = 3\n").unwrap();
-        table.need("a").unwrap();
-        let error = table.finish(&["a", "b"]).unwrap_err();
+    fn what_has_no_meaning_is_refused_where_it_stands() {
+        let table = read("a = 1\nzz = 2\nb = 3\n").unwrap();
+        let error = table.only(&["a", "b"]).unwrap_err();
         assert_eq!(error.place().line, 2);
         assert!(error.to_string().contains("zz"), "{error}");
+        assert!(read("b = 3\n").unwrap().only(&["a", "b"]).is_ok());
     }
 
     #[test]

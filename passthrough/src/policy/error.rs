@@ -86,7 +86,7 @@ pub enum Fault {
     #[error("this is not TOML: {0}")]
     Toml(String),
     /// A key that has no meaning there.
-    #[error("unknown key \"{key}\" in {table}; the keys are {known}")]
+    #[error("unknown key {key:?} in {table}; the keys are {known}")]
     UnknownKey {
         /// The key.
         key: String,

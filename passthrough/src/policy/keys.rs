@@ -32,7 +32,7 @@ const MAX_UID: u64 = u32::MAX as u64 - 1;
 
 /// Reads a policy. Relative paths are relative to `base`.
 pub(super) fn read(text: &str, base: &Path) -> Result<PolicyFile, PolicyError> {
-    let mut root = document::read(text)?;
+    let mut root = document::read(text)?.only(&["controller", "directory", "audit", "client"])?;
     let controllers = controllers(root.need("controller")?, base)?;
     let directory = path(&root.need("directory")?, "directory", base)?;
     let audit = audit(root.need("audit")?, base)?;
@@ -55,7 +55,6 @@ pub(super) fn read(text: &str, base: &Path) -> Result<PolicyFile, PolicyError> {
         }
         clients.push(client);
     }
-    root.finish(&["controller", "directory", "audit", "client"])?;
     Ok(PolicyFile {
         file: None,
         foreign: None,
@@ -140,13 +139,12 @@ fn same(one: &Address, other: &Address) -> bool {
 }
 
 fn audit(node: Node, base: &Path) -> Result<AuditPolicy, PolicyError> {
-    let mut table = node.table()?;
+    let mut table = node.table()?.only(&["path", "ring", "sample-allowed-io"])?;
     let file = path(&table.need("path")?, "path", base)?;
     let ring = table.take("ring");
     let ring = ring.map_or(Ok(1 << 20), |node| node.amount(64 << 10, 1 << 30, "B"))?;
     let sample = table.take("sample-allowed-io");
     let sample = sample.map_or(Ok(1000), |node| small(&node, 0, 1_000_000_000))?;
-    table.finish(&["path", "ring", "sample-allowed-io"])?;
     Ok(AuditPolicy {
         path: file,
         ring,
@@ -235,7 +233,16 @@ impl Context<'_> {
     }
 }
 
-fn client(mut table: Table, context: &Context<'_>) -> Result<ClientPolicy, PolicyError> {
+fn client(table: Table, context: &Context<'_>) -> Result<ClientPolicy, PolicyError> {
+    let mut table = table.only(&[
+        "name",
+        "uid",
+        "mode",
+        "isolation",
+        "unsealed-memory",
+        "limits",
+        "namespace",
+    ])?;
     let name = table.need("name")?;
     let place = name.place;
     let name = context.name(&name)?;
@@ -274,15 +281,6 @@ fn client(mut table: Table, context: &Context<'_>) -> Result<ClientPolicy, Polic
         }
         namespaces.push(namespace);
     }
-    table.finish(&[
-        "name",
-        "uid",
-        "mode",
-        "isolation",
-        "unsealed-memory",
-        "limits",
-        "namespace",
-    ])?;
     Ok(ClientPolicy {
         name,
         uid,
@@ -312,7 +310,15 @@ fn users(node: Node) -> Result<Vec<u32>, PolicyError> {
 }
 
 fn limits(node: Node) -> Result<Limits, PolicyError> {
-    let mut table = node.table()?;
+    let mut table = node.table()?.only(&[
+        "queues",
+        "depth",
+        "outstanding",
+        "memory",
+        "mappings",
+        "iops",
+        "bandwidth",
+    ])?;
     let mut limits = Limits::default();
     if let Some(node) = table.take("queues") {
         limits.queues = tiny(&node, 1, 64)?;
@@ -335,19 +341,11 @@ fn limits(node: Node) -> Result<Limits, PolicyError> {
     if let Some(node) = table.take("bandwidth") {
         limits.bandwidth = Some(node.amount(64 << 10, 1 << 40, "/s")?);
     }
-    table.finish(&[
-        "queues",
-        "depth",
-        "outstanding",
-        "memory",
-        "mappings",
-        "iops",
-        "bandwidth",
-    ])?;
     Ok(limits)
 }
 
-fn namespace(mut table: Table, context: &Context<'_>) -> Result<NamespacePolicy, PolicyError> {
+fn namespace(table: Table, context: &Context<'_>) -> Result<NamespacePolicy, PolicyError> {
+    let mut table = table.only(&["nsid", "controller", "source", "allow", "shared"])?;
     let nsid = table.need("nsid")?;
     let place = nsid.place;
     let nsid = small(&nsid, 1, MAX_NSID)?;
@@ -363,7 +361,6 @@ fn namespace(mut table: Table, context: &Context<'_>) -> Result<NamespacePolicy,
     let shared = table
         .take("shared")
         .map_or(Ok(false), |node| node.switch())?;
-    table.finish(&["nsid", "controller", "source", "allow", "shared"])?;
     Ok(NamespacePolicy {
         nsid,
         controller,
@@ -377,7 +374,7 @@ fn namespace(mut table: Table, context: &Context<'_>) -> Result<NamespacePolicy,
 fn sources(node: Node) -> Result<Vec<Source>, PolicyError> {
     let mut sources = Vec::new();
     for node in node.list(MAX_SOURCES)? {
-        let mut table = node.table()?;
+        let mut table = node.table()?.only(&["nsid", "start", "blocks"])?;
         let place = table.place;
         // FFFFFFFFh is all namespaces, FFFFFFFEh reserved.
         let nsid = small(&table.need("nsid")?, 1, u32::MAX - 2)?;
@@ -387,7 +384,6 @@ fn sources(node: Node) -> Result<Vec<Source>, PolicyError> {
             Some(node) => Some(node.number(1, u64::MAX - start)?),
             None => None,
         };
-        table.finish(&["nsid", "start", "blocks"])?;
         sources.push(Source {
             nsid,
             start,

@@ -55,20 +55,28 @@ impl PolicyFile {
             path: path.to_owned(),
             source,
         };
-        let mut text = String::new();
+        let mut bytes = Vec::new();
         let mut foreign = trust::look(path, true).map_err(failed)?;
         File::open(path)
             .and_then(|file| {
                 if foreign.is_none() {
                     foreign = trust::look_at(path, &file)?;
                 }
-                file.take(keys::MAX_FILE + 1).read_to_string(&mut text)
+                file.take(keys::MAX_FILE + 1).read_to_end(&mut bytes)
             })
             .map_err(failed)?;
-        if text.len() as u64 > keys::MAX_FILE {
+        if bytes.len() as u64 > keys::MAX_FILE {
             let error = io::Error::new(io::ErrorKind::FileTooLarge, "a policy has at most 4 MiB");
             return Err(failed(error));
         }
+        let text = String::from_utf8(bytes).map_err(|error| {
+            let (good, _) = error.as_bytes().split_at(error.utf8_error().valid_up_to());
+            let line = 1 + good.iter().filter(|byte| **byte == b'\n').count();
+            failed(io::Error::new(
+                io::ErrorKind::InvalidData,
+                format!("line {line} is not UTF-8, as TOML is"),
+            ))
+        })?;
         let base = path.parent().unwrap_or(Path::new(""));
         let policy = Self::parse(&text, base).map_err(|error| error.in_file(path))?;
         // What cannot be looked at will be told of where it is used.

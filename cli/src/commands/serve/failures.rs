@@ -25,6 +25,7 @@ pub(super) fn policy(error: PolicyError) -> Error {
         _ => Kind::Usage,
     };
     let remedy = match error.fault() {
+        None if unfit(&error) => POLICY_HELP,
         None => "Name a policy that is there and that you may read: --policy FILE",
         Some(Fault::Device(_)) => {
             "Correct the policy; nvme-vfio list-ns and id-ns show what the controller has"
@@ -32,6 +33,17 @@ pub(super) fn policy(error: PolicyError) -> Error {
         Some(_) => POLICY_HELP,
     };
     Error::new(kind, error.to_string()).remedy(remedy)
+}
+
+/// Whether the file was read, and is none of policies.
+fn unfit(error: &PolicyError) -> bool {
+    let PolicyError::Read { source, .. } = error else {
+        return false;
+    };
+    matches!(
+        source.kind(),
+        io::ErrorKind::InvalidData | io::ErrorKind::FileTooLarge
+    )
 }
 
 pub(super) fn serve(error: ServeError) -> Error {
