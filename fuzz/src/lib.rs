@@ -1,5 +1,6 @@
 //! Fuzzers of what strangers talk to. Each is a function of bytes that panics when what it fuzzes did wrong.
 //!
+//! - [`lent`]: a controller that is lent to a client, from the client's entries to what the real controller does.
 //! - [`registers`]: the emulated controller's registers, doorbells and configuration space.
 //! - [`commands`]: its handling of commands: random entries, PRP lists and data.
 //! - [`served`]: a served controller, by messages, descriptors and memory that is lent and taken back; also one whose commands a handler keeps, and whose memory is lent on.
@@ -21,11 +22,13 @@
 mod commands;
 mod controller;
 mod input;
+mod lent;
 mod memory;
 mod registers;
 mod session;
 
 pub use commands::commands;
+pub use lent::lent;
 pub use registers::registers;
 pub use session::{served, session};
 
@@ -33,8 +36,9 @@ pub use session::{served, session};
 pub type Fuzzer = fn(&[u8]);
 
 /// All fuzzers by name.
-pub const FUZZERS: [(&str, Fuzzer); 4] = [
+pub const FUZZERS: [(&str, Fuzzer); 5] = [
     ("commands", commands),
+    ("lent", lent),
     ("registers", registers),
     ("served", served),
     ("session", session),

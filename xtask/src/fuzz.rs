@@ -24,6 +24,8 @@ use crate::vm::workspace;
 pub enum Fuzzer {
     /// The emulated controller's handling of commands: random entries, PRP lists and data.
     Commands,
+    /// A controller that is lent to a client, from the client's entries to what the real controller does.
+    Lent,
     /// The emulated controller's registers, doorbells and configuration space.
     Registers,
     /// A served controller, by messages, descriptors and memory that is lent and taken back.

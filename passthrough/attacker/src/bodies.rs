@@ -24,7 +24,8 @@ pub struct View {
 /// Makes bodies.
 #[derive(Debug)]
 pub struct Bodies {
-    random: Random,
+    /// What decides.
+    pub random: Random,
     view: View,
     /// Pages of lists that commands in flight may use.
     list: usize,
