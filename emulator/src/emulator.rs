@@ -289,6 +289,13 @@ impl Emulator {
         core
     }
 
+    /// Whether a thread has panicked while it had the controller: what it was in the middle of is not known, and no proof that memory is free of accesses can be had of it any more. It takes no more
+    /// [turns](Emulator::turn).
+    #[must_use]
+    pub fn is_broken(&self) -> bool {
+        self.core.is_poisoned()
+    }
+
     /// Whether somebody waits for the controller's lock, or for the mappings'. The locks are not fair: whoever takes turns all the time lets them in.
     #[inline]
     #[must_use]

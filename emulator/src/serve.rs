@@ -54,7 +54,7 @@ struct Client {
 ///
 /// When a client goes, commands in flight are waited for as long as [`Patience`] says; its mappings and interrupts end, it keeps no doorbell that rings, and
 /// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data. Where the system gives no memory or descriptor for new
-/// doorbells, the next client cannot map any, and rings by message.
+/// doorbells, the next client cannot map any, and rings by message. Of a controller that [is broken](Emulator::is_broken) no client's end is ever complete.
 #[derive(Debug)]
 pub struct ServedController {
     emulator: Arc<Emulator>,
@@ -409,6 +409,10 @@ impl Device for ServedController {
     }
 
     fn disconnected(&self) -> Progress {
+        if self.emulator.is_broken() {
+            // Nothing that it says of its commands is a proof. The memory is kept, and nobody else is let in.
+            return Progress::Pending;
+        }
         let mut client = self.client();
         let mut wait = match client.leaving.take() {
             Some(wait) => wait,

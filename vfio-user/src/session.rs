@@ -9,6 +9,7 @@ mod unmap;
 mod version;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
@@ -251,12 +252,15 @@ impl Session {
         }
     }
 
-    /// Does what can be done now, without waiting for anything.
+    /// Does what can be done now, without waiting for anything. Where the device panics over a message, the session ends as if the client had gone ([`SessionEnd::Panicked`]).
     pub fn poll(&mut self, device: &dyn Device) -> SessionState {
-        if self.state() == SessionState::Open
-            && let Err(reason) = self.advance(device)
-        {
-            self.end(reason);
+        if self.state() == SessionState::Open {
+            // A fault that one client has found is not to end the server for the others. Whatever this session was in the middle of, nothing of it is used any more but its maps,
+            // which only keep memory mapped, and what the device did is for the device to undo.
+            let advanced = catch_unwind(AssertUnwindSafe(|| self.advance(device)));
+            if let Err(reason) = advanced.unwrap_or(Err(SessionEnd::Panicked)) {
+                self.end(reason);
+            }
         }
         if let Phase::Ending(reason) = &mut self.phase
             && device.disconnected() == Progress::Done

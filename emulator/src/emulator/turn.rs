@@ -33,8 +33,8 @@ impl Emulator {
         };
         let mut core = match self.core.try_lock() {
             Ok(core) => core,
-            Err(TryLockError::Poisoned(poisoned)) => poisoned.into_inner(),
-            Err(TryLockError::WouldBlock) => return busy,
+            // Somebody else has it, or panicked while he had it.
+            Err(TryLockError::WouldBlock | TryLockError::Poisoned(_)) => return busy,
         };
         if core.quiet && !core.any_rung() {
             core.rests += 1;

@@ -43,7 +43,7 @@ impl Drop for ServedController {
     /// The controller may live on, and its handler with commands in flight: what those name is not let go of.
     fn drop(&mut self) {
         self.emulator.pause(true);
-        let busy = self.emulator.any_in_flight(u64::MAX);
+        let busy = self.emulator.is_broken() || self.emulator.any_in_flight(u64::MAX);
         let mappings = std::mem::take(&mut self.client().memory);
         for (iova, mapping) in mappings {
             let Some((memory, lent)) = mapping.memory else {

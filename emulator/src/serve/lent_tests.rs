@@ -390,3 +390,30 @@ fn memory_that_is_in_use_outlives_whoever_served_it() {
     drop(client);
     assert_eq!(taken_back(&log), 2);
 }
+
+#[test]
+fn of_a_controller_that_is_broken_nothing_is_a_proof() {
+    for in_flight in [true, false] {
+        let client = client(PATIENT);
+        client.map_data();
+        let tag = in_flight.then(|| client.start(0).expect("taken"));
+        let emulator = Arc::clone(&client.served.emulator);
+        emulator.connect_interrupt(0, Some(Arc::new(|| panic!("as it was told to"))));
+        assert!(!emulator.is_broken());
+        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+            let all = IrqData::None;
+            client.served.set_irqs(MSIX, 0..1, IrqAction::Trigger, all)
+        }));
+        assert!(panicked.is_err() && emulator.is_broken());
+        client.log().report.extend(tag);
+        for _ in 0..10 {
+            assert_eq!(emulator.turn(16).posted, 0, "it does nothing any more");
+            assert_eq!(client.served.disconnected(), Progress::Pending);
+        }
+        let Client { served, log, .. } = client;
+        drop(served);
+        let taken_back = |happened: &Happened| matches!(happened, Happened::TakenBack(_));
+        assert!(!log.lock().unwrap().happened.iter().any(taken_back));
+        assert_eq!(emulator.iommu().mappings().len(), 2);
+    }
+}

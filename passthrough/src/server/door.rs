@@ -77,6 +77,8 @@ impl Doorkeeper for Door {
     }
 
     fn memory_refused(&self, peer: &Peer, map: &RefusedMap) {
+        #[cfg(test)]
+        super::tests::panic_if_marked(map.length);
         self.audit.record(Event::MemoryRefused {
             client: self.client,
             identity: peer.into(),

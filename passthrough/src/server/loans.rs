@@ -43,6 +43,8 @@ impl Lender for Loans {
     /// Maps memory for the controllers. It can take long: the kernel pins every page. The client is told `ENOMEM` past the limit of locked memory, and `ENOSPC` where
     /// the domain has no more addresses or mappings.
     fn lend(&self, memory: &ClientMemory, access: Access) -> Result<Iova, Errno> {
+        #[cfg(test)]
+        super::tests::panic_if_marked(memory.len() as u64);
         let page = self.space.page_size();
         // SAFETY: the bytes stay mapped in this process as long as a handle of `memory` lives. The caller keeps one until `take_back`, which drops the last one only when the
         // mapping for the device is gone. They are written only by devices, as far as `access` allows, which is what the client's mapping allows at most; this

@@ -33,6 +33,8 @@ mod rotation;
 mod running;
 mod station;
 mod telling;
+#[cfg(test)]
+mod tests;
 
 pub use directory::DirectoryError;
 pub use error::ServeError;

@@ -36,7 +36,7 @@ const LOOK: u16 = 1000;
 /// | the audit's | writes records |
 #[derive(Debug)]
 pub struct Serving {
-    stations: Vec<Station>,
+    pub(super) stations: Vec<Station>,
     ended: Receiver<usize>,
     poller: Option<Poller>,
     mender: Option<MenderThread>,
@@ -264,11 +264,11 @@ impl Serving {
             if let Some(controller) = wanted {
                 break Ending::WantedBack(controller.transport().name());
             }
-            if failed == self.stations.len() {
-                break Ending::NoSockets;
-            }
             if !self.is_sound() {
                 break Ending::ThreadLost;
+            }
+            if failed == self.stations.len() {
+                break Ending::NoSockets;
             }
             let mut waiting = [PollFd::new(stop.as_fd(), PollFlags::POLLIN)];
             // Whatever it answers: the flag is looked at again.
@@ -290,7 +290,8 @@ impl Serving {
         let polls = self.poller.as_ref().is_some_and(Poller::is_running);
         let mends = self.mender.as_ref().is_some_and(MenderThread::is_running);
         let records = self.auditor.as_ref().is_some_and(Auditor::is_running);
-        let all = polls && mends && records;
+        let answers = self.stations.iter().all(Station::is_sound);
+        let all = polls && mends && records && answers;
         if !all {
             tracing::error!("a thread of the server has failed: the service ends");
         }

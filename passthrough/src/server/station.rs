@@ -1,6 +1,7 @@
 //! A client's virtual controller, its socket, and the thread that answers it.
 
 use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc;
 use std::sync::{Arc, OnceLock};
 use std::thread::{self, JoinHandle};
@@ -35,6 +36,31 @@ pub(super) struct Station {
     pub(super) socket: PathBuf,
     pub(super) stop: Arc<Stop>,
     pub(super) thread: Option<JoinHandle<()>>,
+    pub(super) emulator: Arc<Emulator>,
+    panicked: Arc<AtomicBool>,
+}
+
+impl Station {
+    /// Whether what it holds can still be let go of in order: neither its thread nor whoever had its virtual controller has panicked in the middle of something. (A panic over a message
+    /// of the client's ends that client's session alone.)
+    pub(super) fn is_sound(&self) -> bool {
+        !self.panicked.load(Ordering::Acquire) && !self.emulator.is_broken()
+    }
+}
+
+/// Tells that a client's thread has ended, however it did.
+struct Farewell {
+    index: usize,
+    tell: mpsc::Sender<usize>,
+    panicked: Arc<AtomicBool>,
+}
+
+impl Drop for Farewell {
+    fn drop(&mut self) {
+        self.panicked.store(thread::panicking(), Ordering::Release);
+        // Nobody may listen any more.
+        let _ = self.tell.send(self.index);
+    }
 }
 
 /// What all clients' front ends are made of.
@@ -251,15 +277,23 @@ impl Front {
         let socket = self.listener.path().to_owned();
         let (served, listener, its) = (self.served, self.listener, Arc::clone(&stop));
         let name = self.name.clone();
+        let emulator = Arc::clone(served.emulator());
+        let panicked = Arc::<AtomicBool>::default();
+        let farewell = Farewell {
+            index,
+            tell,
+            panicked: Arc::clone(&panicked),
+        };
         let thread = thread::Builder::new()
             .name(format!("nvme-c{index}"))
             .spawn(move || {
+                // Dropped after all else, also in a panic.
+                let _farewell = farewell;
+                // And this first.
+                let (served, listener) = (served, listener);
                 if let Err(error) = listener.run(&served, &its) {
                     tracing::error!(client = name, %error, "a client's socket has failed");
                 }
-                drop((listener, served));
-                // Nobody may listen any more.
-                let _ = tell.send(index);
             })
             .map_err(ServeError::no_thread)?;
         Ok(Station {
@@ -267,6 +301,8 @@ impl Front {
             socket,
             stop,
             thread: Some(thread),
+            emulator,
+            panicked,
         })
     }
 }

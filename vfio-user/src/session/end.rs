@@ -15,6 +15,9 @@ pub enum SessionEnd {
     /// Whoever serves the device stopped, or sent the client away.
     #[error("the server sent the client away")]
     Stopped,
+    /// This side panicked over a message of the client's, as no message should have it do. The client ends as any other does: with the device letting go of its memory.
+    #[error("the server failed over a message of the client's")]
+    Panicked,
     /// The client connected and did not say VERSION in time.
     #[error("the client did not say its version in time")]
     VersionTimeout,

@@ -47,6 +47,8 @@ pub struct State {
     pub bar: Vec<u8>,
     pub vectors: BTreeMap<u32, Eventfd>,
     pub maps: BTreeMap<u64, (u64, DmaAccess, Option<ClientMemory>)>,
+    /// The device panics over the next write.
+    pub panics: bool,
     /// The device does not let go.
     pub hold: bool,
     /// Resets take until this is false: those by message, and those that a write to the configuration space at `RESET` begins.
@@ -167,6 +169,7 @@ impl Device for TestDevice {
 
     fn region_write(&self, index: u32, offset: u64, data: &[u8]) -> Result<(), Errno> {
         let mut state = self.state();
+        assert!(!std::mem::take(&mut state.panics), "as it was told to");
         if index == BAR && (8..16).contains(&offset) {
             return Err(Errno::EIO);
         }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use crate::common::*;
 use nix::poll::PollFlags;
 use nvme_vfio_user::device::Errno;
-use nvme_vfio_user::message::{DmaUnmap, Request};
+use nvme_vfio_user::message::{DmaUnmap, RegionAccess, Request};
 use nvme_vfio_user::{SessionEnd, SessionState, Socket};
 
 use super::*;
@@ -169,6 +169,34 @@ fn a_client_that_takes_memory_away_is_sent_away() {
 fn fault(memory: &nvme_vfio_user::ClientMemory, offset: usize) {
     // SAFETY: inside the mapping, which nobody refers to.
     unsafe { memory.pointer().add(offset).write_volatile(1) };
+}
+
+#[test]
+fn a_device_that_panics_ends_the_session_as_if_the_client_had_gone() {
+    let mut rig = Rig::open();
+    let file: OwnedFd = memfd(1).into();
+    rig.ask_with(&map(0, PAGE), &[&file]).expect("mapped");
+    let memory = rig.device.state().maps[&0].2.clone().expect("memory");
+    {
+        let mut state = rig.device.state();
+        (state.panics, state.hold) = (true, true);
+    }
+    let access = RegionAccess {
+        offset: 0,
+        region: CONFIG,
+        count: 4,
+    };
+    rig.client.send(&Request::RegionWrite(access, &[0; 4]), &[]);
+    for _ in 0..3 {
+        assert_eq!(rig.poll(), SessionState::Ending);
+        assert!(is_mapped(&memory), "the device has not let go");
+        // The connection is there as long as that.
+        assert!(rig.client.try_receive().expect("a connection").is_none());
+    }
+    rig.device.state().hold = false;
+    assert!(rig.ended().contains("failed over a message"));
+    assert_eq!(rig.device.state().disconnects, 1);
+    assert!(rig.device.state().maps.is_empty());
 }
 
 #[test]

@@ -1,0 +1,174 @@
+//! What becomes of the service when one of its threads panics.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use nvme_vfio::transport::EmulatedTransport;
+use nvme_vfio::{Address, Controller, Options, QueueOptions};
+use nvme_vfio_dma::Access;
+use nvme_vfio_emulator::{CommandFault, Emulator, Fault, Matcher, OnAbort};
+use nvme_vfio_queues::NvmOpcode;
+use nvme_vfio_user::message::{DmaAccess, IrqAction, IrqSetData, SetIrqs};
+use nvme_vfio_user::{Client, ClientOptions, Stop};
+
+use super::running::Ending;
+use super::*;
+use crate::policy::PolicyFile;
+
+/// Bytes of a client's memory over which the server panics, in these tests only: when it is lent, or when it is refused.
+const MARKED: u64 = 1021 << 16;
+
+pub(super) fn panic_if_marked(bytes: u64) {
+    assert_ne!(bytes, MARKED, "memory that a test has marked");
+}
+
+/// Two clients of an emulated controller; the second may lend next to nothing.
+struct Service {
+    folder: tempfile::TempDir,
+    device: Arc<Emulator>,
+    serving: Serving,
+}
+
+fn serve() -> Service {
+    let folder = tempfile::tempdir().unwrap();
+    let uid = nix::unistd::geteuid().as_raw();
+    let client = |name: &str, start: u64, memory: &str| {
+        format!(
+            "[[client]]\nname = \"{name}\"\nuid = [{uid}]\nlimits = {{ memory = \"{memory}\" }}\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1, start = {start}, blocks = 4096 }}]\nallow = [\"read\", \"write\"]\n"
+        )
+    };
+    let text = format!(
+        "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{}{}",
+        client("a", 0, "2GiB"),
+        client("b", 4096, "16MiB")
+    );
+    let policy = PolicyFile::parse(&text, folder.path()).unwrap();
+    let device = Emulator::new("size=16M".parse().unwrap()).unwrap();
+    let transport = EmulatedTransport::running(Arc::clone(&device)).unwrap();
+    let real = Controller::with_transport(Arc::new(transport), Options::default()).unwrap();
+    let group = OpenedGroup::of(&policy, vec![real]).unwrap();
+    let options = ServeOptions {
+        unmap_patience: Duration::from_secs(60),
+        end_patience: Duration::from_millis(500),
+        ..ServeOptions::default()
+    };
+    let serving = Serving::with_group(&policy, group, &options).unwrap();
+    Service {
+        folder,
+        device,
+        serving,
+    }
+}
+
+impl Service {
+    fn socket(&self, name: &str) -> PathBuf {
+        let found = self.serving.clients().find(|(client, _)| *client == name);
+        found.unwrap().1.to_owned()
+    }
+}
+
+fn open(socket: &Path) -> Controller {
+    Controller::open(&Address::VfioUser(socket.to_owned())).unwrap()
+}
+
+fn read(controller: &Controller) {
+    let namespace = controller.only_namespace().unwrap();
+    let mut queue = controller.io_queue(QueueOptions::with_depth(4)).unwrap();
+    let buffer = controller.allocate(4096).unwrap();
+    queue.read_blocking(&namespace, 0, buffer).unwrap();
+}
+
+fn until(mut done: impl FnMut() -> bool) {
+    let end = Instant::now() + Duration::from_secs(20);
+    while !done() {
+        assert!(Instant::now() < end, "it never came");
+        thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn a_panic_over_a_message_ends_that_client_in_order_and_nobody_else() {
+    let service = serve();
+    let (a, b) = (service.socket("a"), service.socket("b"));
+    let (first, other) = (open(&a), open(&b));
+    let namespace = first.only_namespace().unwrap();
+    let mut queue = first.io_queue(QueueOptions::with_depth(4)).unwrap();
+    let reads = Matcher::io().opcode(NvmOpcode::READ.0);
+    service.device.inject(Fault::on(
+        reads.times(1),
+        CommandFault::Hang(OnAbort::NotAborted),
+    ));
+    let buffer = first.allocate(4096).unwrap();
+    queue.read(&namespace, 0, buffer, 0).unwrap();
+    queue.ring();
+    until(|| service.device.statistics().held_commands == 1);
+    let lent = service.device.iommu().mappings();
+    thread::scope(|scope| {
+        let lending = scope.spawn(|| {
+            let space = first.address_space();
+            space.shared(MARKED as usize, Access::READ_WRITE).is_err()
+        });
+        // The controller may still write into what the client has lent: none of it is let go of, and the client is not told.
+        for _ in 0..20 {
+            read(&other);
+            assert_eq!(service.device.iommu().mappings(), lent);
+            assert!(!lending.is_finished());
+            thread::sleep(Duration::from_millis(10));
+        }
+        service.device.release();
+        assert!(lending.join().unwrap());
+    });
+    until(|| service.device.iommu().mappings().len() < lent.len());
+    drop((queue, first));
+    read(&open(&a));
+    read(&other);
+    drop(other);
+    service.serving.finish().unwrap();
+    let audit = std::fs::read_to_string(service.folder.path().join("audit.jsonl")).unwrap();
+    let failed = |line: &str| line.contains("disconnected") && line.contains("server failed");
+    assert_eq!(audit.lines().filter(|line| failed(line)).count(), 1);
+}
+
+#[test]
+fn the_service_ends_when_a_clients_thread_is_no_more() {
+    let mut service = serve();
+    let client = Client::connect(&service.socket("b"), &ClientOptions::default()).unwrap();
+    let access = DmaAccess::READ | DmaAccess::WRITE;
+    let file = nix::sys::memfd::memfd_create("client", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
+    let file = file.unwrap();
+    nix::unistd::ftruncate(&file, MARKED as i64).unwrap();
+    let offered = std::os::fd::AsFd::as_fd(&file);
+    client
+        .dma_map(0, MARKED, access, Some((offered, 0)))
+        .unwrap_err();
+    let stop = Stop::new().unwrap();
+    assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
+    service.serving.finish().unwrap();
+}
+
+#[test]
+fn the_service_ends_when_a_virtual_controller_is_broken() {
+    let mut service = serve();
+    let client = Client::connect(&service.socket("a"), &ClientOptions::default()).unwrap();
+    let station = &service.serving.stations[0];
+    let panics = Arc::new(|| panic!("as it was told to"));
+    station.emulator.connect_interrupt(0, Some(panics));
+    let trigger = SetIrqs {
+        index: 2,
+        start: 0,
+        count: 1,
+        action: IrqAction::Trigger,
+        data: IrqSetData::None,
+    };
+    thread::scope(|scope| {
+        // It is answered only by the end of the connection.
+        scope.spawn(|| client.set_irqs(&trigger).unwrap_err());
+        let stop = Stop::new().unwrap();
+        assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
+        client.close();
+    });
+    let error = service.serving.finish().unwrap_err();
+    assert!(matches!(error, ServeError::StillInUse { clients, .. } if clients == ["a"]));
+}
