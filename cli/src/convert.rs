@@ -152,7 +152,10 @@ impl From<DmaError> for Error {
                 built.remedy(format!("{raise} (as root, or after raising the hard limit in /etc/security/limits.conf)"))
             }
             DmaError::Map(MapError::TooManyMappings) => {
-                built.remedy("Run, as root: modprobe -r vfio_iommu_type1 && modprobe vfio_iommu_type1 dma_entry_limit=65535")
+                built.remedy(
+                    "With VFIO, run as root: modprobe -r vfio_iommu_type1 && modprobe vfio_iommu_type1 dma_entry_limit=65535. \
+                     With vfio-user, raise limits = { memory = …, mappings = … } in the policy of nvme-vfio serve",
+                )
             }
             _ => built,
         }
@@ -186,8 +189,13 @@ impl From<CommandError> for Error {
     fn from(error: CommandError) -> Self {
         match error {
             CommandError::Status(status) => {
-                Self::new(Kind::Command, format!("the controller answered: {status}"))
-                    .nvme_status(nvme_status(status))
+                let built = Self::new(Kind::Command, format!("the controller answered: {status}"))
+                    .nvme_status(nvme_status(status));
+                if status.is(Status::OPERATION_DENIED) || status.is(Status::ACCESS_DENIED) {
+                    built.remedy(DENIED)
+                } else {
+                    built
+                }
             }
             CommandError::TimedOut => build(Kind::Timeout, &error),
             CommandError::Gone => build(Kind::Gone, &error).remedy(GONE),
@@ -195,6 +203,10 @@ impl From<CommandError> for Error {
         }
     }
 }
+
+/// Where to look when a command is not allowed.
+const DENIED: &str =
+    "If nvme-vfio serve lends it, its policy does not allow this; its audit says what is missing";
 
 /// What to look at when a controller is gone.
 const GONE: &str = "See whether the SSD is still there (nvme-vfio list) or, behind vfio-user, its server, which may have sent this client away";
@@ -375,6 +387,26 @@ mod tests {
                 (Kind::Gone, Some(GONE))
             );
         }
+    }
+
+    #[test]
+    fn limits_and_rights_of_a_lent_controller_are_named() {
+        let full = Error::from(nvme_vfio::Error::Dma(DmaError::Map(
+            MapError::TooManyMappings,
+        )));
+        assert_eq!(full.kind(), Kind::DmaEntryLimit);
+        let remedy = full.remedy_text().unwrap_or_default();
+        assert!(
+            remedy.contains("dma_entry_limit") && remedy.contains("mappings = "),
+            "{remedy}"
+        );
+        let denied = Error::from(CommandError::Status(Status::OPERATION_DENIED.with_dnr()));
+        assert_eq!(
+            (denied.exit_status(), denied.remedy_text()),
+            (1, Some(DENIED))
+        );
+        let other = Error::from(CommandError::Status(Status::LBA_OUT_OF_RANGE));
+        assert_eq!(other.remedy_text(), None);
     }
 
     #[test]

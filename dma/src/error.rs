@@ -72,9 +72,10 @@ pub enum MapError {
         /// The unusable stretch that it runs into, both ends included.
         hole: RangeInclusive<u64>,
     },
-    /// The domain holds as many mappings as it can (ENOSPC). What is mapped stays good.
+    /// The domain holds as many mappings as it can, or as much memory as a vfio-user server takes from this client (ENOSPC). What is mapped
+    /// stays good.
     #[error(
-        "the IOMMU domain accepts no more mappings; map fewer, larger regions, or raise the dma_entry_limit parameter of the vfio_iommu_type1 module"
+        "the device takes no more: too many mappings (VFIO's dma_entry_limit), or more memory than a vfio-user server takes from this client"
     )]
     TooManyMappings,
     /// Something else is mapped in that range (EEXIST).

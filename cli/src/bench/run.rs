@@ -108,8 +108,7 @@ pub fn run(args: &BenchArgs) -> Result<(), Error> {
         && lane.buffers.len() < usize::from(plan.iodepth)
     {
         eprintln!(
-            "The controller's queues hold {} commands: --iodepth={} is used",
-            lane.buffers.len(),
+            "The controller's queues are shorter: --iodepth={} is used",
             lane.buffers.len()
         );
         plan.iodepth = u16::try_from(lane.buffers.len()).unwrap_or(plan.iodepth);
