@@ -235,6 +235,7 @@ fn configuration_faults_and_trace_come_from_files() {
 #[test]
 fn what_is_wrong_is_said_with_a_remedy() {
     let folder = tempfile::tempdir().unwrap();
+    let long = format!("/tmp/{}", "x".repeat(103));
     let file = folder.path().join("file");
     std::fs::write(&file, "queues = 0\n").unwrap();
     let file = file.display().to_string();
@@ -243,6 +244,7 @@ fn what_is_wrong_is_said_with_a_remedy() {
     for (arguments, status, kind) in [
         (vec!["--socket", &file], 2, "file"),
         (vec!["--socket", "/nowhere/at/all"], 2, "file"),
+        (vec!["--socket", &long], 2, "file"),
         (vec!["--socket", &socket, "--size", "0"], 2, "usage"),
         (
             vec!["--socket", &socket, "--size", "1M,lba=4096"],

@@ -290,6 +290,10 @@ fn server_error(error: ServerError) -> Error {
         )),
         ServerError::NotASocket { .. } => Error::new(Kind::File, error.to_string())
             .remedy("Name a path that does not exist yet: --socket PATH"),
+        ServerError::System { source, .. } if source.kind() == io::ErrorKind::InvalidFilename => {
+            Error::new(Kind::File, format!("{error}: {source}"))
+                .remedy("Name a shorter path, of at most 107 bytes: --socket PATH")
+        }
         ServerError::System { path, source, .. } => {
             let kind = match source.kind() {
                 io::ErrorKind::PermissionDenied => Kind::Permission,
