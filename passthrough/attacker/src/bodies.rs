@@ -4,7 +4,7 @@
 use crate::client::{Client, pages};
 use crate::memory::PAGE;
 use crate::random::Random;
-use crate::{Dwords, command, with_blocks, with_prps};
+use crate::{Dwords, command, with, with_blocks, with_prps};
 
 const BLOCK: u64 = 512;
 
@@ -374,8 +374,54 @@ impl Bodies {
         with_prps(entry, self.any_prp(client), self.any_prp(client))
     }
 
+    /// A command on the admin queue that ought to be right for its opcode, of those that a virtual controller may carry out itself.
+    fn right_admin(&mut self, client: &Client, opcode: u8) -> Option<Dwords> {
+        let entry = command(opcode, 0);
+        let all = with(entry, 1, u32::MAX);
+        let page = self.data_page(client);
+        let qid = self.random.one(&[1, 1, 2, 3]);
+        let size = self.random.one(&[1, 63, 255]) << 16;
+        let data = with_prps(entry, page, 0);
+        Some(match opcode {
+            0x00 | 0x04 => with(entry, 10, qid),
+            0x01 => with(with(data, 10, size | qid), 11, 1 << 16 | 1),
+            0x05 => with(with(data, 10, size | qid), 11, 1),
+            0x02 => {
+                let lid = self.random.one(&[1, 2, 3, 5]);
+                let dwords = self.random.one(&[15, 15, 127]);
+                with_prps(with(all, 10, dwords << 16 | lid), page, 0)
+            }
+            0x06 => {
+                let (cns, nsid) = self.random.one(&[(0, 1), (0, 2), (1, 0), (2, 0), (3, 1)]);
+                with(with(data, 1, nsid), 10, cns)
+            }
+            0x08 => with(entry, 10, self.random.odd() as u32),
+            0x09 => {
+                let fid = self
+                    .random
+                    .one(&[0x01, 0x02, 0x04, 0x07, 0x08, 0x09, 0x0a, 0x0b]);
+                let value = self.random.one(&[0, 1, 3, 0x1_0001, 0x100]);
+                with(with(entry, 10, fid), 11, value)
+            }
+            0x0a => {
+                let fid = self
+                    .random
+                    .one(&[0x01, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x0b]);
+                with(entry, 10, self.random.one(&[0, 0, 1, 3]) << 8 | fid)
+            }
+            0x0c => entry,
+            0x7c => with_prps(entry, page, self.data_page(client)),
+            _ => return None,
+        })
+    }
+
     /// A body for an opcode on the admin queue.
     pub fn admin(&mut self, client: &Client, opcode: u8) -> Dwords {
+        if self.random.percent(25)
+            && let Some(entry) = self.right_admin(client, opcode)
+        {
+            return entry;
+        }
         if self.random.percent(12) {
             return self.noise(client, opcode);
         }

@@ -6,11 +6,12 @@ use crate::{Dwords, command, with, with_blocks, with_prps};
 
 const BLOCK: u64 = 512;
 /// Blocks that are read at once.
-const READ: u64 = 64;
+const READ: u64 = DATA_PAGES as u64 * PAGE as u64 / BLOCK;
+const DATA_PAGES: usize = pages::DATA_END - pages::DATA;
 /// What only grows by being asked, in the SMART / Health log: data and commands read and written.
 const GROWS: std::ops::Range<usize> = 32..96;
 
-/// Everything that a client can ask of its controller without changing it, and its whole memory, each with its name.
+/// Everything that a client can ask of its controller without changing it, and its whole memory, each with its name. Nothing else may be in flight.
 ///
 /// # Panics
 /// When a command does not end.
@@ -22,17 +23,17 @@ pub fn state(client: &mut Client, step: &mut dyn FnMut()) -> Vec<(String, Vec<u8
     let words = words[pages::GUARD * PAGE / 8..].iter();
     let memory = words.flat_map(|word| word.to_le_bytes()).collect();
     state.push(("memory".to_owned(), memory));
-    let before = client.memory.read(data, PAGE);
+    // All together, each with a page of its own.
+    let before = client.memory.read(data, DATA_PAGES * PAGE);
+    client.memory.fill(data, DATA_PAGES * PAGE, 0);
+    let mut asked = Vec::new();
     let mut ask = |what: String, mut entry: Dwords| {
-        client.memory.fill(data, PAGE, 0);
+        assert!(asked.len() < DATA_PAGES);
+        let page = data + (asked.len() * PAGE) as u64;
         if entry[0] != 0x0a {
-            entry = with_prps(entry, data, 0);
+            entry = with_prps(entry, page, 0);
         }
-        let done = client.run(0, entry, step);
-        let mut answer = client.memory.read(data, PAGE);
-        answer.extend(done.status.to_le_bytes());
-        answer.extend(done.result.to_le_bytes());
-        state.push((what, answer));
+        asked.push((what, page, client.push(0, entry)));
     };
     for (cns, nsid) in [(1, 0), (2, 0), (0, 1), (0, 2), (3, 1), (3, 2)] {
         ask(
@@ -49,6 +50,16 @@ pub fn state(client: &mut Client, step: &mut dyn FnMut()) -> Vec<(String, Vec<u8
     }
     for fid in [0x01, 0x02, 0x04, 0x06, 0x07, 0x08, 0x09, 0x0a, 0x0b] {
         ask(format!("feature {fid:#x}"), with(command(0x0a, 0), 10, fid));
+    }
+    client.ring(0);
+    let done = client.drain(0, step);
+    for (what, page, cid) in asked {
+        let done = done.iter().find(|done| done.cid == cid);
+        let done = done.unwrap_or_else(|| panic!("{what} does not end"));
+        let mut answer = client.memory.read(page, PAGE);
+        answer.extend(done.status.to_le_bytes());
+        answer.extend(done.result.to_le_bytes());
+        state.push((what, answer));
     }
     client.memory.write(data, &before);
     for (what, register) in [("CC", 0x14), ("CSTS", 0x1c), ("AQA", 0x24), ("ASQ", 0x28)] {
