@@ -90,6 +90,7 @@ const GUARD: u64 = 0x6a2d_6a2d_6a2d_6a2d;
 const ROM: u64 = 0x40f4_40f4_40f4_40f4;
 
 /// A wait for so many steps at least, and for so long at least.
+#[derive(Clone)]
 struct Waiting {
     steps: u32,
     time: Duration,
@@ -354,7 +355,10 @@ impl Client {
 
     /// Steps until all commands of a queue have ended, or nothing happens any more.
     pub fn drain(&mut self, qid: u16, step: &mut dyn FnMut()) -> Vec<Completion> {
-        self.drain_for(qid, self.way.patience(), step)
+        let patience = self.way.patience();
+        // Where time counts, it is not trusted alone: the clock of an emulated machine can leap.
+        let steps = if patience.is_zero() { PATIENCE } else { DONE };
+        self.drain_while(qid, Waiting::new(steps, patience), step)
     }
 
     /// As [`drain`](Self::drain), but nothing happens any more when nothing has for this time (and for some steps).
@@ -364,8 +368,17 @@ impl Client {
         patience: Duration,
         step: &mut dyn FnMut(),
     ) -> Vec<Completion> {
+        self.drain_while(qid, Waiting::new(PATIENCE, patience), step)
+    }
+
+    fn drain_while(
+        &mut self,
+        qid: u16,
+        patience: Waiting,
+        step: &mut dyn FnMut(),
+    ) -> Vec<Completion> {
         let mut done = Vec::new();
-        let mut waiting = Waiting::new(PATIENCE, patience);
+        let mut waiting = patience.clone();
         while self.in_flight(qid) > 0 && waiting.goes_on() {
             step();
             let before = done.len();
@@ -374,7 +387,7 @@ impl Client {
             }
             if done.len() > before {
                 self.head(qid);
-                waiting = Waiting::new(PATIENCE, patience);
+                waiting = patience.clone();
             }
         }
         done

@@ -35,7 +35,7 @@ impl Served {
     #[must_use]
     pub fn connect(path: &Path) -> Served {
         let options = ClientOptions {
-            timeout: Duration::from_secs(60),
+            timeout: Duration::from_secs(3600),
         };
         let client = Client::connect(path, &options).expect("a connection");
         let doorbells = client
