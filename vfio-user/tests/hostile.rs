@@ -157,6 +157,12 @@ impl Drop for Served {
 
 /// The server's own process.
 fn serve(path: &Path) -> ! {
+    // A panic over a message ends its session only. Here it is what is looked for.
+    let tell = std::panic::take_hook();
+    std::panic::set_hook(Box::new(move |panic| {
+        tell(panic);
+        std::process::abort();
+    }));
     sigbus::install().expect("installed");
     let short = Duration::from_millis(50);
     let options = ServerOptions {

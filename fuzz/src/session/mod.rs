@@ -15,7 +15,9 @@ use std::os::fd::BorrowedFd;
 use nvme_vfio_user::device::Device;
 
 use nvme_vfio_user::message::{Command, Header, Kind, Reply};
-use nvme_vfio_user::{MessageReader, Session, SessionOptions, SessionState, Socket, SocketError};
+use nvme_vfio_user::{
+    MessageReader, Session, SessionEnd, SessionOptions, SessionState, Socket, SocketError,
+};
 
 use crate::input::Input;
 use checked::Checked;
@@ -341,6 +343,9 @@ impl<B: Behind> Client<'_, B> {
             self.session.poll(self.behind.device()) == SessionState::Ended
         });
         assert!(ended, "it does not end");
+        // A panic ends a session as a client's going does; here it is what is looked for.
+        let end = self.session.end_reason();
+        assert!(!matches!(end, Some(SessionEnd::Panicked)), "it panicked");
         self.behind.check_end();
     }
 }
