@@ -18,9 +18,10 @@ use super::options::ServeOptions;
 use super::poller::Poller;
 use super::station::{Builder, Front, Station};
 use super::telling::{herald, tell_beginning};
-use crate::audit::{self, AuditOptions, Auditor, Event, ServerAudit, Text};
+use crate::audit::{self, AuditError, AuditOptions, Auditor, Event, ServerAudit, Text};
 use crate::controller::Clock;
 use crate::policy::{GroupPolicy, PolicyFile, ResolvedPolicy, Warning};
+use crate::trust;
 use crate::verdict::Policy;
 
 /// How often the main thread looks whether a socket has failed, or a controller is wanted back.
@@ -388,5 +389,22 @@ fn start_audit(policy: &PolicyFile) -> Result<Auditor, ServeError> {
         sample_allowed_io: policy.audit.sample_allowed_io,
         ..AuditOptions::default()
     };
-    Ok(Auditor::start(audit::open(&policy.audit.path)?, options)?)
+    let path = &policy.audit.path;
+    check_way(path)?;
+    Ok(Auditor::start(audit::open(path)?, options)?)
+}
+
+/// Refuses an audit that others could put another in the place of, where this process is root's.
+fn check_way(audit: &Path) -> Result<(), AuditError> {
+    let way = audit.parent().filter(|parent| *parent != Path::new(""));
+    // What cannot be looked at will be told of when the file is opened.
+    let found = trust::look(way.unwrap_or(Path::new(".")), false).unwrap_or_default();
+    match found {
+        Some(foreign) if nix::unistd::geteuid().is_root() => Err(AuditError::NotOurs {
+            path: foreign.path,
+            owner: foreign.uid,
+            mode: foreign.mode,
+        }),
+        _ => Ok(()),
+    }
 }

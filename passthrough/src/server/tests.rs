@@ -1,4 +1,4 @@
-//! What becomes of the service when one of its threads panics.
+//! What becomes of the service when one of its threads panics, and where root keeps no audit.
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -171,4 +171,33 @@ fn the_service_ends_when_a_virtual_controller_is_broken() {
     });
     let error = service.serving.finish().unwrap_err();
     assert!(matches!(error, ServeError::StillInUse { clients, .. } if clients == ["a"]));
+}
+
+#[test]
+fn root_keeps_no_audit_where_others_could_put_another_in_its_place() {
+    use std::os::unix::fs::PermissionsExt;
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().canonicalize().unwrap();
+    let logs = path.join("logs");
+    std::fs::create_dir(&logs).unwrap();
+    let uid = nix::unistd::geteuid().as_raw();
+    let text = format!(
+        "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"logs/audit.jsonl\" }}\n[[client]]\nname = \"a\"\nuid = [{uid}]\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1 }}]\nallow = [\"read\"]\n"
+    );
+    let policy = PolicyFile::parse(&text, &path).unwrap();
+    for (mode, lax) in [(0o777, true), (0o1777, false), (0o755, false)] {
+        std::fs::set_permissions(&logs, std::fs::Permissions::from_mode(mode)).unwrap();
+        match Serving::start(&policy, &ServeOptions::default()) {
+            Ok(serving) => {
+                assert!(!lax || uid != 0, "{mode:o}");
+                serving.finish().unwrap();
+            }
+            Err(error) => {
+                assert!(lax && uid == 0, "{mode:o}: {error}");
+                let words = format!("{} can be written by others", logs.display());
+                assert!(error.to_string().contains(&words), "{error}");
+                assert!(!logs.join("audit.jsonl").exists());
+            }
+        }
+    }
 }
