@@ -4,6 +4,7 @@ use std::{error::Error as StdError, io};
 
 use nvme_vfio::{CommandError, DmaError, SubmitError};
 use nvme_vfio_dma::MapError;
+use nvme_vfio_emulator::ConfigError;
 use nvme_vfio_pci::{DeviceError, GroupError, Process, SysfsError, bind::BindError};
 use nvme_vfio_queues::Status;
 use nvme_vfio_user::{ClientError, SocketError, device::Errno};
@@ -211,6 +212,16 @@ const DENIED: &str =
 /// What to look at when a controller is gone.
 const GONE: &str = "See whether the SSD is still there (nvme-vfio list) or, behind vfio-user, its server, which may have sent this client away";
 
+/// What kind of failure a file behind a namespace is.
+pub(crate) fn medium(source: &io::Error) -> Kind {
+    match source.kind() {
+        io::ErrorKind::PermissionDenied => Kind::Permission,
+        io::ErrorKind::ResourceBusy => Kind::Busy,
+        io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::Other => Kind::File,
+        _ => Kind::Environment,
+    }
+}
+
 /// What can be done about a vfio-user server.
 fn served(error: &ClientError, built: Error) -> Error {
     let of = |kind| build(kind, error);
@@ -257,6 +268,11 @@ impl From<nvme_vfio::Error> for Error {
             Driver::Dma(error) => return error.into(),
             Driver::Submit(error) => return error.into(),
             Driver::Command(error) => return error.into(),
+            Driver::Emulated(ConfigError::Medium { ref source, .. }) => {
+                return build(medium(source), &error).remedy(
+                    "Name a file that you may write and that nothing else uses: backend=file:PATH",
+                );
+            }
             Driver::Address(_) | Driver::Emulated(_) => {
                 return build(Kind::Usage, &error).remedy("Run: nvme-vfio --help");
             }

@@ -157,6 +157,19 @@ fn a_file_outlives_the_server() {
     assert_eq!(refused.status.code(), Some(3), "two servers of one file");
     let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
     assert_eq!(error["error"]["kind"], "busy", "{error}");
+    let address = format!("emulated:size=1M,backend={backend}");
+    let refused = nvme_vfio(&["id-ctrl", "-o", "json", &address])
+        .output()
+        .unwrap();
+    assert_eq!(
+        refused.status.code(),
+        Some(3),
+        "nor in a process of its own"
+    );
+    let error: Value = serde_json::from_slice(&refused.stderr).unwrap();
+    assert_eq!(error["error"]["kind"], "busy", "{error}");
+    let remedy = error["error"]["remedy"].as_str().unwrap();
+    assert!(remedy.contains("backend=file:"), "{remedy}");
 
     server.end(Signal::SIGTERM);
     let file = std::fs::read(&disk).unwrap();

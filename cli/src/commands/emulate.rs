@@ -258,14 +258,7 @@ fn environment(error: io::Error) -> Error {
 fn config_error(error: &ConfigError) -> Error {
     match error {
         ConfigError::Medium { source, .. } => {
-            let kind = match source.kind() {
-                io::ErrorKind::PermissionDenied => Kind::Permission,
-                io::ErrorKind::ResourceBusy => Kind::Busy,
-                io::ErrorKind::NotFound | io::ErrorKind::IsADirectory | io::ErrorKind::Other => {
-                    Kind::File
-                }
-                _ => Kind::Environment,
-            };
+            let kind = crate::convert::medium(source);
             let remedy = match kind {
                 Kind::Environment => "Make it smaller: --size, or fewer namespaces",
                 _ => {

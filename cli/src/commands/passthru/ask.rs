@@ -61,8 +61,11 @@ fn changes(extent: &Extent) -> bool {
 fn doing(needs: &Needs) -> String {
     match needs.extents.iter().find(|extent| changes(extent)) {
         Some(extent) => format!(
-            "{} from LBA {} on ({} blocks)",
-            needs.name, extent.first, extent.blocks
+            "{} of {} block{} from LBA {}",
+            needs.name,
+            extent.blocks,
+            if extent.blocks == 1 { "" } else { "s" },
+            extent.first
         ),
         None if needs.detail.is_empty() => needs.name.to_owned(),
         None => format!("{} ({})", needs.name, needs.detail),
