@@ -181,6 +181,11 @@ pub trait Backend: Send + Debug {
         false
     }
 
+    /// Whether the back end has begun on requests that it goes on with in the next [`Backend::poll`], so that it should come soon.
+    fn is_working(&self) -> bool {
+        false
+    }
+
     /// Ends these requests as soon as possible, done or not: their client wants its memory back. Each is reported once, as ever. By default they take
     /// the time that they take.
     fn cancel(&mut self, tags: &[u32]) {

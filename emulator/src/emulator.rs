@@ -481,7 +481,11 @@ impl Emulator {
 
     /// How long an idle controller can be left alone, at most `longest`.
     pub(crate) fn rest(&self, longest: Duration) -> Duration {
-        match self.visit().next_due() {
+        let core = self.visit();
+        if core.backend.is_working() {
+            return Duration::ZERO;
+        }
+        match core.next_due() {
             Some(nanoseconds) => longest.min(Duration::from_nanos(nanoseconds)),
             None => longest,
         }

@@ -155,6 +155,9 @@ impl Core {
             let mut count = self.room_for(cqid, left.min(size - head).min(BATCH as u32));
             if self.handler.is_some() {
                 count = self.granted(sqid, count);
+            } else if self.budget < u32::MAX {
+                count = count.min(self.budget);
+                self.budget -= count;
             }
             if count == 0 {
                 return;

@@ -1,8 +1,10 @@
 //! The back end that keeps data in memory.
 
 mod medium;
+#[cfg(test)]
+mod tests;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::io;
 
 use super::{Backend, BackendCompletion, Immediate, Operation, Outcome, Request};
@@ -11,6 +13,52 @@ use medium::Medium;
 
 /// Bytes that are compared or copied at once.
 const CHUNK: usize = 64 << 10;
+/// Bytes of a request without data that are done before others have their turn: it names up to 65,536 blocks with a few bytes, and other commands, registers and other
+/// controllers of the same thread wait meanwhile.
+const PIECE: u64 = 1 << 20;
+
+/// A request without data that is done in pieces, one in each poll.
+#[derive(Debug)]
+struct Long {
+    request: Request,
+    done: u64,
+}
+
+impl Long {
+    fn of(request: &Request) -> Option<Long> {
+        let long = match request.operation {
+            Operation::WriteZeroes | Operation::Deallocate | Operation::Copy { .. } => {
+                request.length > PIECE
+            }
+            _ => false,
+        };
+        long.then(|| Long {
+            request: request.clone(),
+            done: 0,
+        })
+    }
+
+    /// The next piece, as a request of its own.
+    fn piece(&mut self) -> Request {
+        let mut piece = self.request.clone();
+        piece.length = PIECE.min(self.request.length - self.done);
+        let mut at = self.done;
+        if let Operation::Copy { namespace, offset } = &mut piece.operation {
+            // From the end where the beginning would overwrite what is still to be read.
+            if *namespace == piece.namespace && *offset < piece.offset {
+                at = self.request.length - self.done - piece.length;
+            }
+            *offset += at;
+        }
+        piece.offset += at;
+        self.done += piece.length;
+        piece
+    }
+
+    fn is_done(&self) -> bool {
+        self.done == self.request.length
+    }
+}
 
 /// Keeps each namespace in anonymous memory, of which the system gives a page when it is first written: a namespace costs what was
 /// written to it, not its size.
@@ -18,6 +66,8 @@ const CHUNK: usize = 64 << 10;
 pub struct MemoryBackend {
     media: BTreeMap<u32, Medium>,
     done: Vec<BackendCompletion>,
+    /// In turn.
+    long: VecDeque<Long>,
     buffer: Box<[u8]>,
 }
 
@@ -26,6 +76,7 @@ impl Default for MemoryBackend {
         MemoryBackend {
             media: BTreeMap::new(),
             done: Vec::new(),
+            long: VecDeque::new(),
             buffer: vec![0; CHUNK].into_boxed_slice(),
         }
     }
@@ -176,6 +227,10 @@ impl Backend for MemoryBackend {
             let own = segments
                 .get(request.segments.start as usize..request.segments.end as usize)
                 .unwrap_or_default();
+            if let Some(long) = Long::of(request) {
+                self.long.push_back(long);
+                continue;
+            }
             let outcome = self.execute(request, own, memory);
             self.done.push(BackendCompletion {
                 tag: request.tag,
@@ -184,8 +239,39 @@ impl Backend for MemoryBackend {
         }
     }
 
-    fn poll(&mut self, _memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
+    fn poll(&mut self, memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
         completions.append(&mut self.done);
+        let Some(mut long) = self.long.pop_front() else {
+            return;
+        };
+        let outcome = self.execute(&long.piece(), &[], memory);
+        if outcome == Outcome::Done && !long.is_done() {
+            self.long.push_back(long);
+            return;
+        }
+        completions.push(BackendCompletion {
+            tag: long.request.tag,
+            outcome,
+        });
+    }
+
+    fn is_working(&self) -> bool {
+        !self.long.is_empty()
+    }
+
+    fn cancel(&mut self, tags: &[u32]) {
+        let done = &mut self.done;
+        self.long.retain(|long| {
+            let tag = long.request.tag;
+            let cancelled = tags.contains(&tag);
+            if cancelled {
+                done.push(BackendCompletion {
+                    tag,
+                    outcome: Outcome::Cancelled,
+                });
+            }
+            !cancelled
+        });
     }
 
     fn open(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
@@ -223,5 +309,6 @@ impl Backend for MemoryBackend {
 
     fn reset(&mut self) {
         self.done.clear();
+        self.long.clear();
     }
 }

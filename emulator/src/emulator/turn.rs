@@ -21,11 +21,13 @@ pub struct Turn {
     pub in_flight: usize,
     /// Nothing but a doorbell, or a method of the controller, can bring work.
     pub quiet: bool,
+    /// The back end goes on in the next turn with what it has begun.
+    pub working: bool,
 }
 
 impl Emulator {
     /// One bounded turn, for a thread that serves many controllers one after the other: what has ended is posted, and at most `limit` entries are fetched, no more than a sixteenth of them of
-    /// the admin queue, but one (there is no limit without a [`CommandHandler`](crate::CommandHandler)). It never waits: while another thread has the controller or changes its mappings, nothing is done, and `in_flight` is 1. Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
+    /// the admin queue, but one (without a [`CommandHandler`](crate::CommandHandler) there is no limit for the admin queue alone). It never waits: while another thread has the controller or changes its mappings, nothing is done, and `in_flight` is 1. Where nothing but a doorbell can bring work and none was rung, it costs a lock and a look at each doorbell.
     pub fn turn(&self, limit: u32) -> Turn {
         let busy = Turn {
             in_flight: 1,
@@ -66,6 +68,7 @@ impl Emulator {
             posted: core.statistics.completions - completions,
             in_flight: core.flights.count(),
             quiet: core.quiet,
+            working: core.backend.is_working(),
         }
     }
 }

@@ -137,3 +137,28 @@ proptest! {
 fn bytes_equal(one: &SharedMemory, other: &SharedMemory, length: usize) -> bool {
     bytes(one, length) == bytes(other, length)
 }
+
+#[test]
+fn a_turn_is_bounded_on_the_short_way_and_on_the_long_one() {
+    let mut host = Host::with_queue("size=1M", 64);
+    let memory = host.memory(4096);
+    let read = Host::transfer(2, 0, 8, memory.iova().0, 0);
+    let mut turns = || {
+        for _ in 0..20 {
+            host.submit(1, read);
+        }
+        let fetched = [8; 4].map(|limit| host.emulator.turn(limit).fetched);
+        assert_eq!(fetched, [8, 8, 4, 0]);
+        while host.take(1).is_some() {}
+    };
+    turns();
+    // The bound is the turn's own.
+    turns();
+    let trace = host.emulator.trace(16).unwrap();
+    for _ in 0..20 {
+        host.submit(1, read);
+    }
+    assert_eq!(host.emulator.turn(8).fetched, 8);
+    assert_eq!(host.emulator.step(), 12);
+    drop(trace);
+}

@@ -15,6 +15,8 @@ use crate::controller::Clock;
 
 /// Commands that one client may have fetched in one turn.
 const TURN: u32 = 32;
+/// Commands that an emulated controller may fetch in one turn: what several clients have handed to it.
+const EMULATED_TURN: u32 = 4 * TURN;
 /// Rounds without work between two looks at the clock, while nothing has been idle for long.
 const ROUNDS: u32 = 64;
 
@@ -140,11 +142,12 @@ impl Drop for Poller {
     }
 }
 
-/// Has emulated controllers do what is pending; whether there was anything. One that somebody else waits for is that one's to step.
+/// Has emulated controllers do some of what is pending; whether there was anything. One that somebody else waits for is that one's to step.
 fn step(emulated: &[Arc<Emulator>]) -> bool {
     let mut worked = false;
     for emulator in emulated.iter().filter(|emulator| !emulator.is_wanted()) {
-        worked |= emulator.work(1) > 0;
+        let turn = emulator.turn(EMULATED_TURN);
+        worked |= turn.fetched + turn.posted > 0 || turn.working;
     }
     worked
 }
