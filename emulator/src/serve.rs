@@ -21,13 +21,12 @@ use nvme_vfio_user::{ClientMemory, Eventfd};
 
 use crate::doorbells::Doorbells;
 use crate::emulator::Emulator;
-use crate::interrupts::InterruptSink;
 use crate::iommu::SoftwareIommu;
 pub use lender::Lender;
 use lender::Mapping;
 pub use patience::Patience;
 use patience::Wait;
-use signals::{Helper, Line};
+use signals::Signals;
 
 /// Region indices of a PCI device (the kernel's VFIO numbering).
 const BAR0: u32 = 0;
@@ -69,7 +68,7 @@ pub struct ServedController {
     patience: Patience,
     lender: Option<Arc<dyn Lender>>,
     client: Mutex<Client>,
-    signals: Helper,
+    signals: Signals,
 }
 
 /// The domain of a served controller: every address that a client may use. The client's side has an IOMMU's limits, if any side has.
@@ -89,6 +88,7 @@ impl ServedController {
     /// No descriptor or memory is to be had.
     pub fn new(emulator: Arc<Emulator>, patience: Patience) -> io::Result<ServedController> {
         let bytes = emulator.config().doorbell_bytes();
+        let vectors = emulator.vectors();
         let doorbells = emulator.doorbells();
         let Some(file) = doorbells.file() else {
             return Err(io::ErrorKind::ResourceBusy.into());
@@ -102,13 +102,13 @@ impl ServedController {
             doorbells: file.try_clone_to_owned()?,
             mapped: AtomicBool::new(true),
             unshared: Arc::new(Doorbells::unshared(bytes)?),
-            vectors: emulator.vectors(),
+            vectors,
             emulator,
             areas,
             patience,
             lender: None,
             client: Mutex::default(),
-            signals: Helper::default(),
+            signals: Signals::new(vectors),
         })
     }
 
@@ -185,18 +185,14 @@ impl ServedController {
 
     fn connect(&self, range: Range<u32>, data: Vec<Option<Eventfd>>) {
         for (vector, eventfd) in range.zip(data) {
-            let sink = eventfd.map(|eventfd| -> InterruptSink {
-                let (line, helper) = (Line::new(eventfd), self.signals.clone());
-                Arc::new(move || line.signal(&helper))
-            });
             // The session has checked the range.
-            self.emulator.connect_interrupt(vector as u16, sink);
+            self.signals.connect(&self.emulator, vector as u16, eventfd);
         }
     }
 
     fn disconnect_interrupts(&self) {
         for vector in 0..self.vectors {
-            self.emulator.connect_interrupt(vector, None);
+            self.signals.connect(&self.emulator, vector, None);
         }
     }
 

@@ -1,6 +1,6 @@
 //! A client that has ten thousands of waiters woken by each of its interrupts makes nobody else wait.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::time::{Duration, Instant};
 
 use nix::sys::epoll::{Epoll, EpollCreateFlags, EpollEvent, EpollFlags};
@@ -32,26 +32,59 @@ fn waited_for(descriptors: usize, epolls: usize) -> (EventFd, Vec<OwnedFd>, Vec<
 }
 
 fn connect(served: &ServedController, eventfd: &EventFd) {
-    let ours = eventfd.as_fd().try_clone_to_owned().expect("a duplicate");
-    let ours = Eventfd::new(ours).expect("accepted");
-    let data = IrqData::Eventfds(vec![Some(ours)]);
+    connect_all(served, eventfd, 1);
+}
+
+/// Has so many vectors signal the same eventfd.
+fn connect_all(served: &ServedController, eventfd: &EventFd, vectors: u32) {
+    let data = (0..vectors)
+        .map(|_| {
+            let ours = eventfd.as_fd().try_clone_to_owned().expect("a duplicate");
+            Some(Eventfd::new(ours).expect("accepted"))
+        })
+        .collect();
     served
-        .set_irqs(MSIX, 0..1, IrqAction::Trigger, data)
+        .set_irqs(
+            MSIX,
+            0..vectors,
+            IrqAction::Trigger,
+            IrqData::Eventfds(data),
+        )
         .expect("connected");
 }
 
 /// How long an interrupt takes whoever gives it.
 fn interrupt(served: &ServedController) -> Duration {
+    interrupt_all(served, 1)
+}
+
+fn interrupt_all(served: &ServedController, vectors: u32) -> Duration {
     let begun = Instant::now();
     served
-        .set_irqs(MSIX, 0..1, IrqAction::Trigger, IrqData::None)
+        .set_irqs(MSIX, 0..vectors, IrqAction::Trigger, IrqData::None)
         .expect("signalled");
     begun.elapsed()
 }
 
 fn served() -> ServedController {
-    let emulator = Emulator::new("size=1M".parse().expect("a configuration")).expect("made");
+    let emulator =
+        Emulator::new("size=1M,queues=16".parse().expect("a configuration")).expect("made");
     ServedController::new(emulator, Patience::default()).expect("served")
+}
+
+/// Duplicates of the eventfd that this process has.
+fn duplicates_of(eventfd: &EventFd) -> usize {
+    let id = |descriptor: &str| {
+        let info = std::fs::read_to_string(format!("/proc/self/fdinfo/{descriptor}")).ok()?;
+        let line = info.lines().find(|line| line.starts_with("eventfd-id:"))?;
+        Some(line.to_owned())
+    };
+    let wanted = id(&eventfd.as_fd().as_raw_fd().to_string()).expect("an eventfd");
+    std::fs::read_dir("/proc/self/fd")
+        .expect("listed")
+        .filter_map(|entry| id(entry.ok()?.file_name().to_str()?))
+        .filter(|id| *id == wanted)
+        .count()
 }
 
 #[test]
@@ -91,4 +124,41 @@ fn one_with_a_waiter_is_signalled_at_once() {
         interrupt(&served);
     }
     assert_eq!(client.read(), Ok(2_000));
+}
+
+#[test]
+fn eventfds_that_are_replaced_are_closed_however_slow_they_were() {
+    const VECTORS: u32 = 8;
+    let served = served();
+    let (client, duplicates, _epolls) = waited_for(400, 100);
+    connect(&served, &client);
+    for _ in 0..10 {
+        interrupt(&served);
+    }
+    let mut most = 0;
+    for _ in 0..5 {
+        for _ in 0..10 {
+            connect_all(&served, &client, VECTORS);
+            interrupt_all(&served, VECTORS);
+        }
+        most = most.max(duplicates_of(&client));
+    }
+    // The client's own, one for each vector, and the one that is being signalled.
+    assert!(
+        most <= 1 + duplicates.len() + VECTORS as usize + 1,
+        "{most} descriptors"
+    );
+    // The last of them are signalled all the same.
+    let until = Instant::now() + Duration::from_secs(20);
+    while client.read().is_err() {
+        assert!(Instant::now() < until, "no interrupt");
+    }
+    // And what is disconnected is closed.
+    served
+        .set_irqs(MSIX, 0..0, IrqAction::Trigger, IrqData::None)
+        .expect("disconnected");
+    while duplicates_of(&client) > 1 + duplicates.len() {
+        assert!(Instant::now() < until, "still open");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
