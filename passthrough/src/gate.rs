@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use nvme_vfio_queues::Status;
 
-use crate::audit::{ClientAudit, Started};
+use crate::audit::{ClientAudit, Started, Unended};
 use crate::client::{Client, Identity};
 use crate::command::{Class, DecodedCommand, Geometry, QueueKind};
 use crate::decode::Decoder;
@@ -163,6 +163,12 @@ impl<P: Policy + ?Sized> Gate<P> {
     /// A command that the audit does not wait for has ended, and not with success.
     pub fn failed(&mut self) {
         self.audit.failed();
+    }
+
+    /// Another thread will learn how a command ends that the audit waits for.
+    #[must_use]
+    pub fn hand_over(&mut self, started: Started) -> Option<Unended> {
+        self.audit.hand_over(started)
     }
 
     /// A command that the audit waits for has ended, with that status.

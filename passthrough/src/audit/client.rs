@@ -22,6 +22,39 @@ const MOST_OUTSTANDING: u32 = 1 << 17;
 #[must_use = "the record is written when the command ends"]
 pub struct Started(NonZeroU32);
 
+/// The record of a command whose end another thread learns. Dropped, it says that the end is not known.
+#[derive(Debug)]
+#[must_use = "dropped, it says that the end is not known"]
+pub struct Unended {
+    record: Option<Record>,
+    shared: Arc<Shared>,
+}
+
+impl Unended {
+    /// The command has ended now, with that status, and its record goes to be written.
+    pub fn end(mut self, status: Status) {
+        self.put(Some(status));
+    }
+
+    fn put(&mut self, status: Option<Status>) {
+        if let Some(mut record) = self.record.take() {
+            record.status = status;
+            record.latency = Some(nanoseconds(record.at, Instant::now()));
+            self.shared.operator(record);
+        }
+    }
+}
+
+impl Drop for Unended {
+    fn drop(&mut self) {
+        self.put(None);
+    }
+}
+
+fn nanoseconds(from: Instant, to: Instant) -> u64 {
+    u64::try_from(to.saturating_duration_since(from).as_nanos()).unwrap_or(u64::MAX)
+}
+
 /// The audit of one client's commands, for the thread that polls: no lock, no allocation, no clock of its own, and no waiting. What finds no room is dropped and
 /// counted.
 #[derive(Debug)]
@@ -149,16 +182,29 @@ impl ClientAudit {
 
     /// A command has ended, with that status, and its record goes to be written.
     pub fn end(&mut self, started: Started, status: Status, now: Instant) {
-        let Started(place) = started;
-        let Some(mut record) = self.started.get_mut(index(place)).and_then(Option::take) else {
-            // It was another client's.
+        let Some(mut record) = self.take(started) else {
             return;
         };
-        let latency = now.saturating_duration_since(record.at).as_nanos();
-        record.latency = Some(u64::try_from(latency).unwrap_or(u64::MAX));
+        record.latency = Some(nanoseconds(record.at, now));
         record.status = Some(status);
         self.shared.commands.put(record);
+    }
+
+    /// Another thread will learn how the command ends, perhaps long after its client has gone. Its record goes to the ring of operators' commands.
+    #[must_use]
+    pub fn hand_over(&mut self, started: Started) -> Option<Unended> {
+        let record = self.take(started)?;
+        Some(Unended {
+            record: Some(record),
+            shared: Arc::clone(&self.shared),
+        })
+    }
+
+    /// The record of a command that is awaited no more; `None` for another client's.
+    fn take(&mut self, Started(place): Started) -> Option<Record> {
+        let record = self.started.get_mut(index(place))?.take()?;
         self.free.push(place);
+        Some(record)
     }
 
     /// A command that was only counted has ended with another status than success.

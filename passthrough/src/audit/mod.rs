@@ -34,7 +34,7 @@ mod words;
 mod tests;
 
 pub use auditor::{Auditor, Totals};
-pub use client::{ClientAudit, Started};
+pub use client::{ClientAudit, Started, Unended};
 pub use event::{Event, ServerAudit};
 pub use line::write_json;
 pub use open::{AuditError, open};

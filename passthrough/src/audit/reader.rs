@@ -21,6 +21,7 @@ pub(super) struct Reader {
     shared: Arc<Shared>,
     commands: u64,
     refusals: u64,
+    operators: u64,
     connections: u64,
     /// The end of a connection whose commands are still in the rings.
     ended: Option<(u64, Happened)>,
@@ -33,6 +34,7 @@ impl Reader {
             shared,
             commands: 0,
             refusals: 0,
+            operators: 0,
             connections: 0,
             ended: None,
             told: Snapshot::default(),
@@ -61,7 +63,14 @@ impl Reader {
             &mut self.refusals,
             scribe,
         );
-        if !(commands && refusals) {
+        let operators = drain(
+            "operators",
+            &self.shared,
+            &self.shared.operators,
+            &mut self.operators,
+            scribe,
+        );
+        if !(commands && refusals && operators) {
             return false;
         }
         match self.ended.take() {

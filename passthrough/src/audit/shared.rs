@@ -17,6 +17,9 @@ const LEAST_RECORDS: usize = 64;
 /// Records of the ring of a client's connections. There is hardly one a second.
 const CONNECTION_RECORDS: usize = 256;
 
+/// Records of the ring of a client's operators' commands, which are carried out one after the other.
+const OPERATOR_RECORDS: usize = 256;
+
 /// How much is recorded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct AuditOptions {
@@ -202,6 +205,9 @@ pub(super) struct Shared {
     pub(super) commands: Ring<Record>,
     pub(super) refusals: Ring<Record>,
     pub(super) connections: Ring<Happened>,
+    pub(super) operators: Ring<Record>,
+    /// Whoever learns of an operator's command takes turns at their ring.
+    operating: Mutex<()>,
     /// Control threads take turns at the ring of connections.
     connecting: Mutex<Sessions>,
     reads: Tally,
@@ -226,6 +232,8 @@ impl Shared {
             commands: Ring::new(options.ring, LEAST_RECORDS),
             refusals: Ring::new(options.ring / 4, LEAST_RECORDS),
             connections: Ring::new(0, CONNECTION_RECORDS),
+            operators: Ring::new(0, OPERATOR_RECORDS),
+            operating: Mutex::default(),
             connecting: Mutex::default(),
             reads: Tally::default(),
             writes: Tally::default(),
@@ -287,6 +295,16 @@ impl Shared {
         } else {
             raise(&self.answered, 1);
         }
+    }
+
+    /// Records an operator's command.
+    pub(super) fn operator(&self, record: Record) {
+        let turn = self
+            .operating
+            .lock()
+            .unwrap_or_else(PoisonError::into_inner);
+        self.operators.put(record);
+        drop(turn);
     }
 
     /// Records something that happened to the client's connection, or counts it.

@@ -31,6 +31,7 @@ use nvme_vfio_emulator::{
 
 use nvme_vfio_queues::Status;
 
+use crate::audit::Started;
 use crate::client::Holder;
 use crate::command::{Class, ClassSet, CommandSet, Direction, QueueKind};
 use crate::decode::Decoder;
@@ -66,7 +67,7 @@ pub use target::TargetLimits;
 
 use bucket::Bucket;
 use engine::{Ended, Engine};
-use operator::{Operator, OperatorEnded};
+use operator::{Operator, OperatorEnded, Order};
 use personality::Moved;
 use shutdown::Shutdown;
 
@@ -88,8 +89,8 @@ pub struct VirtualController<P: Policy + ?Sized = GroupPolicy> {
     personality: Option<Personality>,
     /// `None` for a client that is no operator.
     operator: Option<Operator>,
-    /// Operators' commands that have ended because their client wants its memory back.
-    cancelled: Vec<OperatorEnded>,
+    /// What the client is told of operators' commands because it wants its memory back.
+    cancelled: Vec<HandlerCompletion>,
     moved: Moved,
     outstanding: u32,
     operations: Bucket,
@@ -185,37 +186,46 @@ impl<P: Policy + ?Sized> VirtualController<P> {
 impl<P: Policy + ?Sized> VirtualController<P> {
     #[cold]
     fn poll_operator(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
-        let (gate, now) = (&mut self.gate, self.now);
         let engine = &mut self.engine;
-        let mut tell = |ended: OperatorEnded| {
-            if let Some(nsid) = ended.stays {
-                engine.set_gone(nsid, false);
-            }
-            if let Some(started) = ended.started {
-                gate.end(started, ended.status, now);
-            }
-            done.push(HandlerCompletion {
-                tag: ended.tag,
-                status: ended.status,
-                result: ended.result,
-            });
-        };
-        self.cancelled.drain(..).for_each(&mut tell);
+        done.append(&mut self.cancelled);
         if let Some(operator) = &mut self.operator {
-            operator.poll(memory, tell);
+            operator.poll(memory, |ended: OperatorEnded| {
+                if let Some(nsid) = ended.stays {
+                    engine.set_gone(nsid, false);
+                }
+                done.extend(ended.told);
+            });
         }
+    }
+
+    /// Hands an operator's command to the thread that carries it out.
+    ///
+    /// # Errors
+    /// How it ends at once.
+    #[cold]
+    fn operate(&mut self, mut order: Box<Order>, started: Option<Started>) -> Result<(), Status> {
+        let Some(operator) = &mut self.operator else {
+            return Err(Reason::Unavailable.status());
+        };
+        order.record = started.and_then(|started| self.gate.hand_over(started));
+        if let Some(nsid) = operator.start_command(order)? {
+            self.engine.set_gone(nsid, true);
+        }
+        Ok(())
     }
 }
 
-/// Hands an operator's command to the thread that carries it out.
+/// What an operator's command becomes.
+///
+/// # Errors
+/// How it ends at once.
 #[cold]
-fn operate(
-    operator: &mut Operator,
-    passed: &mut Passed<'_>,
+fn order(
+    passed: &Passed<'_>,
     command: &FetchedCommand,
-    engine: &mut Engine,
+    engine: &Engine,
     memory: &DeviceMemory<'_>,
-) -> Result<(), Status> {
+) -> Result<Box<Order>, Status> {
     let decoded = passed.command();
     if decoded.length > OPERATOR_BYTES {
         return Err(Status::INVALID_FIELD.with_dnr());
@@ -227,11 +237,7 @@ fn operate(
     let mut segments = Vec::new();
     memory.data(command, decoded.length, access, &mut segments)?;
     let real = (&*engine.namespaces, &*engine.targets);
-    operator.start_command(passed, command.tag, segments, real, memory)?;
-    if let Some(nsid) = operator::takes(passed.command()) {
-        engine.set_gone(nsid, true);
-    }
-    Ok(())
+    Operator::order(passed, command.tag, segments, real, memory)
 }
 
 /// The dwords of an entry.
@@ -298,22 +304,28 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             return Handling::Execute;
         }
         if ClassSet::OPERATOR.has(decoded.class) {
-            let (status, started) = match &mut self.operator {
+            let ordered = match &self.operator {
                 Some(operator) if self.engine.active() == 0 && !operator.is_busy() => {
-                    let taken = operate(operator, &mut passed, command, &mut self.engine, memory);
-                    match taken {
-                        Ok(()) => return Handling::Taken,
-                        Err(status) => (status, passed.take_started()),
-                    }
+                    order(&passed, command, &self.engine, memory)
                 }
                 // Its own commands on blocks are to end first.
-                Some(_) => (Status::COMMAND_INTERRUPTED, passed.take_started()),
-                None => (Reason::Unavailable.status(), passed.take_started()),
+                Some(_) => Err(Status::COMMAND_INTERRUPTED),
+                None => Err(Reason::Unavailable.status()),
             };
-            if let Some(started) = started {
-                self.gate.end(started, status, self.now);
-            }
-            return Handling::Complete { status, result: 0 };
+            let started = passed.take_started();
+            let taken = match ordered {
+                Ok(order) => self.operate(order, started),
+                Err(status) => {
+                    if let Some(started) = started {
+                        self.gate.end(started, status, self.now);
+                    }
+                    Err(status)
+                }
+            };
+            return match taken {
+                Ok(()) => Handling::Taken,
+                Err(status) => Handling::Complete { status, result: 0 },
+            };
         }
         let (class, length) = (decoded.class, decoded.length);
         let cost = match class {
@@ -391,7 +403,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         self.engine.cancel(tags);
         self.shutdown.cancel(tags);
         if let Some(operator) = &mut self.operator {
-            operator.cancel(tags, |ended| self.cancelled.push(ended));
+            operator.cancel(tags, |told| self.cancelled.push(told));
         }
     }
 

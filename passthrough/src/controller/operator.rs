@@ -6,12 +6,12 @@ use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
 
 use nvme_vfio::{AdminData, Controller, Error};
-use nvme_vfio_emulator::{DeviceMemory, Segment};
+use nvme_vfio_emulator::{DeviceMemory, HandlerCompletion, Segment};
 use nvme_vfio_queues::{AdminOpcode, Command, Status};
 
 use super::namespace::LentNamespace;
 use super::target::Target;
-use crate::audit::Started;
+use crate::audit::Unended;
 use crate::command::{Class, DecodedCommand, Direction, Scope};
 use crate::gate::Passed;
 
@@ -20,14 +20,22 @@ const FORMAT_INDEX: u32 = 0xf | 0b11 << 12;
 const FORMAT_ERASE: u32 = 0b111 << 9;
 
 /// What the thread is to do.
-struct Order {
+#[derive(Debug)]
+pub(super) struct Order {
     tag: u32,
     controller: Controller,
     command: Command,
     data: Data,
+    /// Where its data lies in the client's memory.
+    segments: Vec<Segment>,
+    /// The namespace that it takes from the client.
+    takes: Option<u32>,
+    /// What the audit waits for. The thread ends it: it alone learns what came of the command, also where the client did not wait for that.
+    pub(super) record: Option<Unended>,
 }
 
 /// Data of a command, in the server's memory.
+#[derive(Debug)]
 enum Data {
     None,
     ToController(Vec<u8>),
@@ -50,7 +58,6 @@ struct Answer {
 struct Waiting {
     tag: u32,
     segments: Vec<Segment>,
-    started: Option<Started>,
     /// The client was told already, since it wanted its memory back.
     told: bool,
     /// The namespace that it takes from the client.
@@ -60,17 +67,15 @@ struct Waiting {
 /// An operator's command that has ended.
 #[derive(Debug)]
 pub(super) struct OperatorEnded {
-    pub(super) tag: u32,
-    pub(super) status: Status,
-    pub(super) result: u64,
-    pub(super) started: Option<Started>,
+    /// What the client is told, unless it was told before.
+    pub(super) told: Option<HandlerCompletion>,
     /// The namespace that it was to take from the client, and has not: the controller declined.
     pub(super) stays: Option<u32>,
 }
 
 /// The namespace that a command takes from its client: a controller finds out how long data is from the blocks that the namespace has, and one that was deleted or detached
 /// may come back with others than were counted.
-pub(super) fn takes(command: &DecodedCommand<'_>) -> Option<u32> {
+fn takes(command: &DecodedCommand<'_>) -> Option<u32> {
     (command.class == Class::NamespaceManagement && command.nsid != 0).then_some(command.nsid)
 }
 
@@ -180,18 +185,17 @@ impl Operator {
         !self.waiting.is_empty()
     }
 
-    /// Takes a command of an operator class that has passed; its data is in `segments` of the client's memory.
+    /// What a command of an operator class that has passed becomes; its data is in `segments` of the client's memory.
     ///
     /// # Errors
     /// How it ends at once.
-    pub(super) fn start_command(
-        &mut self,
-        passed: &mut Passed<'_>,
+    pub(super) fn order(
+        passed: &Passed<'_>,
         tag: u32,
         segments: Vec<Segment>,
         (namespaces, targets): (&[LentNamespace], &[Target]),
         memory: &DeviceMemory<'_>,
-    ) -> Result<(), Status> {
+    ) -> Result<Box<Order>, Status> {
         let decoded = passed.command();
         let (controller, command) = build(decoded, namespaces, targets)?;
         let mut bytes = vec![0; usize::try_from(decoded.length).unwrap_or(0)];
@@ -215,34 +219,45 @@ impl Operator {
             }
             Direction::Both => return Err(Status::INVALID_FIELD.with_dnr()),
         };
-        let order = Box::new(Order {
+        Ok(Box::new(Order {
             tag,
             controller,
             command,
             data,
-        });
-        let Some(orders) = &self.orders else {
-            return Err(Status::INTERNAL_ERROR);
-        };
-        orders.send(order).map_err(|_| Status::INTERNAL_ERROR)?;
-        self.waiting.push(Waiting {
-            tag,
             segments,
-            takes: takes(passed.command()),
-            started: passed.take_started(),
+            takes: takes(decoded),
+            record: None,
+        }))
+    }
+
+    /// Has a command carried out. The namespace that it takes from the client.
+    ///
+    /// # Errors
+    /// How it ends at once: there is no thread.
+    pub(super) fn start_command(&mut self, mut order: Box<Order>) -> Result<Option<u32>, Status> {
+        let waiting = Waiting {
+            tag: order.tag,
+            segments: std::mem::take(&mut order.segments),
+            takes: order.takes,
             told: false,
-        });
-        Ok(())
+        };
+        let takes = order.takes;
+        let orders = self.orders.as_ref().ok_or(Status::INTERNAL_ERROR)?;
+        orders.send(order).map_err(|_| Status::INTERNAL_ERROR)?;
+        self.waiting.push(waiting);
+        Ok(takes)
     }
 
     /// What has ended since the last call.
     pub(super) fn poll(&mut self, memory: &DeviceMemory<'_>, mut tell: impl FnMut(OperatorEnded)) {
         while let Ok(answer) = self.answers.try_recv() {
             let place = self.waiting.iter().position(|one| one.tag == answer.tag);
-            let Some(mut waiting) = place.map(|place| self.waiting.swap_remove(place)) else {
+            let Some(waiting) = place.map(|place| self.waiting.swap_remove(place)) else {
                 continue;
             };
+            let stays = waiting.takes.filter(|_| answer.declined);
             if waiting.told {
+                tell(OperatorEnded { told: None, stays });
                 continue;
             }
             let mut status = answer.status;
@@ -254,27 +269,27 @@ impl Operator {
                 }
                 rest = later;
             }
-            tell(OperatorEnded {
+            let told = HandlerCompletion {
                 tag: waiting.tag,
                 status,
                 result: u64::from(answer.result),
-                started: waiting.started.take(),
-                stays: waiting.takes.filter(|_| answer.declined),
+            };
+            tell(OperatorEnded {
+                told: Some(told),
+                stays,
             });
         }
     }
 
-    /// The client wants its memory back, which no controller has: it is told at once, whatever comes of the command. `tell` is told of it.
-    pub(super) fn cancel(&mut self, tags: &[u32], mut tell: impl FnMut(OperatorEnded)) {
+    /// The client wants its memory back, which no controller has: it is told at once, whatever comes of the command, which stays under way. `tell` is what it is told.
+    pub(super) fn cancel(&mut self, tags: &[u32], mut tell: impl FnMut(HandlerCompletion)) {
         for waiting in &mut self.waiting {
             if tags.contains(&waiting.tag) && !waiting.told {
                 waiting.told = true;
-                tell(OperatorEnded {
+                tell(HandlerCompletion {
                     tag: waiting.tag,
                     status: Status::ABORT_REQUESTED,
                     result: 0,
-                    started: waiting.started.take(),
-                    stays: None,
                 });
             }
         }
@@ -299,6 +314,8 @@ fn carry_out(order: Order) -> Answer {
         controller,
         command,
         data,
+        record,
+        ..
     } = order;
     let (sent, data) = match data {
         Data::None => (send(&controller, command, AdminData::None), Vec::new()),
@@ -312,6 +329,18 @@ fn carry_out(order: Order) -> Answer {
         }
     };
     let declined = matches!(sent, Err(Error::Status { .. }));
+    if let Some(record) = record {
+        match &sent {
+            Ok(_) => record.end(Status::SUCCESS),
+            Err(Error::Status { status, .. }) => record.end(status.code()),
+            // It was not sent: there was no room for its data, or for it.
+            Err(Error::Dma(_) | Error::Length(_) | Error::OutOfService(_)) => {
+                record.end(Status::INTERNAL_ERROR);
+            }
+            // The controller has not said what it did.
+            Err(_) => drop(record),
+        }
+    }
     let (status, result, data) = match sent {
         Ok(result) => (Status::SUCCESS, result, data),
         Err(Error::Status { status, .. }) => (status.code(), 0, Vec::new()),

@@ -68,6 +68,9 @@ fn command(value: &Value) -> String {
     }
     let status = &value["status"];
     let (sct, sc) = (number(status, "sct"), number(status, "sc"));
+    if status.is_null() && value["ring"] == "operators" {
+        what.push_str(" [the controller has not said how it ended]");
+    }
     if status.is_object() && (sct, sc) != (0, 0) {
         what.push_str(&format!(" [{} ({sct:x}/{sc:02x}h)]", word(status, "name")));
     }
@@ -166,6 +169,17 @@ mod tests {
         let columns = |text: &str| text.find("  W").unwrap();
         assert_eq!(HEADER.rfind("What"), row.find("Write:"));
         assert_eq!(columns(HEADER), HEADER.find("  Who").unwrap());
+    }
+
+    #[test]
+    fn an_operators_command_without_an_end_is_told_as_that() {
+        let mut value = json!({"kind": "command", "ring": "operators", "words": "Format NVM: erase", "status": null});
+        assert!(
+            row(&value).ends_with("Format NVM: erase [the controller has not said how it ended]")
+        );
+        // What the virtual controller answers has no status either.
+        value["ring"] = "commands".into();
+        assert!(row(&value).ends_with("Format NVM: erase"));
     }
 
     #[test]

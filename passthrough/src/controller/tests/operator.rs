@@ -6,13 +6,17 @@ use std::sync::Arc;
 
 use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{Controller, Options};
-use nvme_vfio_emulator::{CommandFault, Config, Emulator, Fault, Matcher, OnAbort};
+use nvme_vfio_emulator::{
+    CommandFault, Config, ControllerFault, Emulator, Fault, Matcher, OnAbort,
+};
 use nvme_vfio_queues::command::LogPageId;
 use nvme_vfio_queues::log::FirmwareSlotLog;
 use nvme_vfio_queues::{AdminOpcode, Command, Status};
 use zerocopy::FromBytes;
 
 use super::rig::{Plan, Rig, slice};
+use crate::audit::{self, AuditOptions, Auditor};
+use crate::client::ClientId;
 use crate::command::ClassSet;
 
 /// Blocks of the real namespace.
@@ -21,12 +25,21 @@ const BLOCKS: u64 = 4096;
 fn rig(whole: bool, operator: bool) -> Rig {
     let blocks = if whole { BLOCKS } else { BLOCKS / 2 };
     Rig::new(Plan {
-        device: "size=2M,lba=512,lba_formats=512:4096,stepped,mdts=5".to_owned(),
         slices: vec![vec![slice(1, 0, blocks)]],
-        classes: ClassSet::all(),
         operator,
-        ..Plan::default()
+        ..plan()
     })
+}
+
+/// An operator of a whole namespace.
+fn plan() -> Plan {
+    Plan {
+        device: "size=2M,lba=512,lba_formats=512:4096,stepped,mdts=5".to_owned(),
+        slices: vec![vec![slice(1, 0, BLOCKS)]],
+        classes: ClassSet::all(),
+        operator: true,
+        ..Plan::default()
+    }
 }
 
 fn admin(rig: &Rig, command: Command, data: AdminData<'_>) -> Result<u32, Status> {
@@ -175,19 +188,16 @@ fn data_of_an_operators_command_reaches_the_real_controller() {
     assert_eq!(refused, Err(Status::INVALID_OPCODE));
 }
 
-#[test]
-fn a_client_that_resets_does_not_wait_for_its_operators_command() {
-    let rig = rig(true, true);
-    let formats = Matcher::admin().opcode(AdminOpcode::FORMAT_NVM.0);
+/// The client sends the command, which the controller holds, resets its own controller without waiting for the answer, and only then the controller goes on.
+fn send_and_go(rig: &Rig, command: Command, data: AdminData<'_>) {
+    let which = Matcher::admin().opcode(command.opcode);
     rig.device
-        .inject(Fault::on(formats, CommandFault::Hang(OnAbort::NotAborted)));
-    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+        .inject(Fault::on(which, CommandFault::Hang(OnAbort::NotAborted)));
     std::thread::scope(|scope| {
         let client = rig.client.clone();
         let waiting = scope.spawn(move || {
-            // SAFETY: a format carries no address.
-            let sent = unsafe { client.admin_raw(format(now, 1), AdminData::None) };
-            sent.is_err()
+            // SAFETY: the command carries no address of its own.
+            unsafe { client.admin_raw(command, data) }.is_err()
         });
         while rig.device.statistics().held_commands == 0 {
             std::thread::yield_now();
@@ -196,9 +206,98 @@ fn a_client_that_resets_does_not_wait_for_its_operators_command() {
         while rig.front.is_resetting() {
             rig.step();
         }
+        rig.device.clear_faults();
         rig.device.release();
         assert!(waiting.join().unwrap());
     });
+}
+
+#[test]
+fn a_client_that_resets_does_not_wait_for_its_operators_command() {
+    let rig = rig(true, true);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    send_and_go(&rig, format(now, 1), AdminData::None);
+}
+
+/// The audit's file, and a rig whose commands it has.
+fn recorded() -> (tempfile::TempDir, Auditor, Rig) {
+    let folder = tempfile::tempdir().unwrap();
+    let file = audit::open(&folder.path().join("audit.jsonl")).unwrap();
+    let auditor = Auditor::start(file, AuditOptions::default()).unwrap();
+    let rig = Rig::new(Plan {
+        audit: Some(auditor.client(ClientId(0), "tester", 64)),
+        ..plan()
+    });
+    (folder, auditor, rig)
+}
+
+/// The records of the commands of that name.
+fn records(folder: &tempfile::TempDir, name: &str) -> Vec<serde_json::Value> {
+    let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
+    text.lines()
+        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
+        .filter(|line| line["command"] == name)
+        .collect()
+}
+
+#[test]
+fn what_came_of_a_format_is_recorded_although_its_client_did_not_wait_for_it() {
+    let (folder, auditor, rig) = recorded();
+    rig.set_real(1, 100, &[7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    send_and_go(&rig, format(now, 1), AdminData::None);
+    assert_eq!(rig.real(1, 100, 1), [0; 512]);
+    // Nothing polls the client's controller any more.
+    drop(rig);
+    auditor.finish().unwrap();
+    let records = records(&folder, "Format NVM");
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert_eq!(records[0]["ring"], "operators");
+    assert_eq!(records[0]["verdict"], "allowed");
+    assert_eq!(records[0]["status"]["sct"], 0);
+    assert_eq!(records[0]["status"]["sc"], 0);
+    assert!(records[0]["latency_ns"].is_u64());
+}
+
+#[test]
+fn of_a_format_that_the_controller_never_answered_the_record_says_that_nothing_is_known() {
+    let (folder, auditor, rig) = recorded();
+    let formats = Matcher::admin().opcode(AdminOpcode::FORMAT_NVM.0);
+    rig.device
+        .inject(Fault::on(formats, CommandFault::Hang(OnAbort::NotAborted)));
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    std::thread::scope(|scope| {
+        let client = rig.client.clone();
+        // SAFETY: a format carries no address.
+        let sent = scope
+            .spawn(move || unsafe { client.admin_raw(format(now, 1), AdminData::None).is_err() });
+        while rig.device.statistics().held_commands == 0 {
+            std::thread::yield_now();
+        }
+        // Somebody pulls it out.
+        rig.device
+            .inject(Fault::of_controller(ControllerFault::Gone));
+        assert!(sent.join().unwrap());
+    });
+    drop(rig);
+    auditor.finish().unwrap();
+    let records = records(&folder, "Format NVM");
+    assert_eq!(records.len(), 1, "{records:?}");
+    assert!(records[0]["status"].is_null(), "{records:?}");
+    assert!(records[0]["latency_ns"].is_u64());
+}
+
+#[test]
+fn what_the_controller_declines_after_its_client_has_gone_takes_nothing_from_it_either() {
+    let rig = rig(true, true);
+    // It is attached already.
+    let list = controllers(&[1]);
+    send_and_go(&rig, attachment(1, 0), AdminData::ToController(&list));
+    rig.client.recover().unwrap();
+    let namespace = rig.client.only_namespace().unwrap();
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let buffer = rig.client.allocate(512).unwrap();
+    queue.read_blocking(&namespace, 0, buffer).unwrap();
 }
 
 fn manage(nsid: u32, select: u32) -> Command {
