@@ -53,7 +53,8 @@ struct Client {
 ///
 /// When a client goes, commands in flight are waited for as long as [`Patience`] says; its mappings and interrupts end, it keeps no doorbell that rings, and
 /// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data. Where the system gives no memory or descriptor for new
-/// doorbells, the next client cannot map any, and rings by message. Of a controller that [is broken](Emulator::is_broken) no client's end is ever complete.
+/// doorbells, the next client cannot map any, and rings by message. Of a controller that [is broken](Emulator::is_broken) no client's end is ever complete: the
+/// client's memory is kept, and the server stops.
 #[derive(Debug)]
 pub struct ServedController {
     emulator: Arc<Emulator>,
@@ -406,7 +407,7 @@ impl Device for ServedController {
 
     fn disconnected(&self) -> Progress {
         if self.emulator.is_broken() {
-            // Nothing that it says of its commands is a proof. The memory is kept, and nobody else is let in.
+            // Nothing that it says of its commands is a proof.
             return Progress::Pending;
         }
         let mut client = self.client();
@@ -441,6 +442,10 @@ impl Device for ServedController {
         self.renew_doorbells();
         self.emulator.pause(false);
         Progress::Done
+    }
+
+    fn is_broken(&self) -> bool {
+        self.emulator.is_broken()
     }
 }
 

@@ -97,6 +97,12 @@ pub trait Device {
     /// The client is gone, or the session ended it. The device lets go of all its memory and interrupts, and is asked at each poll until it has ([`Progress::Done`]: every handle of the
     /// client's memory has been dropped). Only then are its memory unmapped and the next client let in. A session that never came to a device's method ends with one call too.
     fn disconnected(&self) -> Progress;
+
+    /// Can the device not tell any more what it does with its client's memory, because something of it panicked in the middle of that? Asked while a session ends: the end cannot be waited for
+    /// then, and the server stops ([`ServerError::Broken`](crate::ServerError::Broken)). What memory the device may still reach it has to keep a handle of for good.
+    fn is_broken(&self) -> bool {
+        false
+    }
 }
 
 /// How far the device is with something that can take time.

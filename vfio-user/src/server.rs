@@ -72,6 +72,12 @@ pub enum ServerError {
         /// The path.
         path: PathBuf,
     },
+    /// The device [cannot tell](Device::is_broken) what it does with its client's memory.
+    #[error("what is served on {path} has failed and cannot be trusted any more", path = .path.display())]
+    Broken {
+        /// The socket's path.
+        path: PathBuf,
+    },
     /// The system refused.
     #[error("{step} {path} failed", path = .path.display())]
     System {
@@ -133,7 +139,8 @@ impl Server {
     /// Returns when the device has let go of the last client's memory.
     ///
     /// # Errors
-    /// [`ServerError::System`] when the listening socket fails, with no client there any more. Nothing that a client does leads to it.
+    /// [`ServerError::System`] when the listening socket fails, with no client there any more. Nothing that a client does leads to it. [`ServerError::Broken`] when the device is, whether it has let go of
+    /// its client's memory or not.
     pub fn run(&self, device: &dyn Device, stop: &Stop) -> Result<(), ServerError> {
         let mut serving = Serving {
             server: self,
@@ -155,6 +162,10 @@ impl Server {
                 }
             }
             serving.poll_session(device);
+            if serving.is_ending() && device.is_broken() {
+                let path = self.path().to_owned();
+                return Err(ServerError::Broken { path });
+            }
             if !leaving {
                 serving.attend_newcomers(device);
                 if incoming {
@@ -208,13 +219,16 @@ impl Serving<'_> {
         }
     }
 
+    /// Whether a client's end is being dealt with.
+    fn is_ending(&self) -> bool {
+        self.session
+            .as_ref()
+            .is_some_and(|(session, _)| session.state() != SessionState::Open)
+    }
+
     /// Whether connections are looked at: not while a client's end is being dealt with, so that its successor is let in and not refused.
     fn listens(&self) -> bool {
-        let ending = self
-            .session
-            .as_ref()
-            .is_some_and(|(session, _)| session.state() != SessionState::Open);
-        !ending
+        !self.is_ending()
             && self
                 .accept_again
                 .is_none_or(|again| again <= Instant::now())

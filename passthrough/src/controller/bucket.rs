@@ -68,7 +68,7 @@ impl Bucket {
 }
 
 /// Bytes that a range of Dataset Management costs at most. A controller only notes which blocks are deallocated: it costs far less than to write them, and clients deallocate whole slices.
-pub(super) const RANGE_COST: u64 = 1 << 20;
+pub(super) const RANGE_COST: u64 = 256 << 10;
 
 /// Bytes that a command which moves no data of the client's costs: those of the blocks that it has the controller read or write.
 #[cold]

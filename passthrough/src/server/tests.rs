@@ -1,10 +1,14 @@
 //! What becomes of the service when one of its threads panics, and where root keeps no audit.
 
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use nix::fcntl::{FcntlArg, SealFlag, fcntl};
+use nix::sys::memfd::{MFdFlags, memfd_create};
+use nix::unistd::ftruncate;
 use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{Address, Controller, Options, QueueOptions};
 use nvme_vfio_dma::Access;
@@ -51,7 +55,6 @@ fn serve() -> Service {
     let group = OpenedGroup::of(&policy, vec![real]).unwrap();
     let options = ServeOptions {
         unmap_patience: Duration::from_secs(60),
-        end_patience: Duration::from_millis(500),
         ..ServeOptions::default()
     };
     let serving = Serving::with_group(&policy, group, &options).unwrap();
@@ -78,6 +81,18 @@ fn read(controller: &Controller) {
     let mut queue = controller.io_queue(QueueOptions::with_depth(4)).unwrap();
     let buffer = controller.allocate(4096).unwrap();
     queue.read_blocking(&namespace, 0, buffer).unwrap();
+}
+
+fn both() -> DmaAccess {
+    DmaAccess::READ | DmaAccess::WRITE
+}
+
+fn memory(bytes: u64) -> OwnedFd {
+    let flags = MFdFlags::MFD_CLOEXEC | MFdFlags::MFD_ALLOW_SEALING;
+    let file = memfd_create("client", flags).unwrap();
+    ftruncate(&file, bytes as i64).unwrap();
+    fcntl(&file, FcntlArg::F_ADD_SEALS(SealFlag::F_SEAL_SHRINK)).unwrap();
+    file
 }
 
 fn until(mut done: impl FnMut() -> bool) {
@@ -135,13 +150,9 @@ fn a_panic_over_a_message_ends_that_client_in_order_and_nobody_else() {
 fn the_service_ends_when_a_clients_thread_is_no_more() {
     let mut service = serve();
     let client = Client::connect(&service.socket("b"), &ClientOptions::default()).unwrap();
-    let access = DmaAccess::READ | DmaAccess::WRITE;
-    let file = nix::sys::memfd::memfd_create("client", nix::sys::memfd::MFdFlags::MFD_CLOEXEC);
-    let file = file.unwrap();
-    nix::unistd::ftruncate(&file, MARKED as i64).unwrap();
-    let offered = std::os::fd::AsFd::as_fd(&file);
+    let memory = memory(MARKED);
     client
-        .dma_map(0, MARKED, access, Some((offered, 0)))
+        .dma_map(0, MARKED, both(), Some((memory.as_fd(), 0)))
         .unwrap_err();
     let stop = Stop::new().unwrap();
     assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
@@ -162,15 +173,19 @@ fn the_service_ends_when_a_virtual_controller_is_broken() {
         action: IrqAction::Trigger,
         data: IrqSetData::None,
     };
-    thread::scope(|scope| {
-        // It is answered only by the end of the connection.
-        scope.spawn(|| client.set_irqs(&trigger).unwrap_err());
-        let stop = Stop::new().unwrap();
-        assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
-        client.close();
-    });
-    let error = service.serving.finish().unwrap_err();
-    assert!(matches!(error, ServeError::StillInUse { clients, .. } if clients == ["a"]));
+    let memory = memory(4096);
+    client
+        .dma_map(0, 4096, both(), Some((memory.as_fd(), 0)))
+        .unwrap();
+    let lent = service.device.iommu().mappings();
+    client.set_irqs(&trigger).unwrap_err();
+    let stop = Stop::new().unwrap();
+    assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
+    assert!(
+        lent.iter()
+            .all(|map| service.device.iommu().mappings().contains(map))
+    );
+    service.serving.finish().unwrap();
 }
 
 #[test]
