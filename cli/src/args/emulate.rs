@@ -15,7 +15,7 @@ Clients:
   nvme-vfio id-ctrl vfio-user:/run/nvme.sock
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme.sock\"}}'
 
-The server ends at SIGINT or SIGTERM, and removes the socket; a second signal of the same kind ends it at once.";
+The server ends at SIGINT, SIGTERM or SIGHUP, and removes the socket; a signal that comes more than a second later ends it at once.";
 
 /// `emulate`
 #[derive(Debug, Args)]

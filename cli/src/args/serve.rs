@@ -26,8 +26,8 @@ Clients:
   nvme-vfio id-ctrl vfio-user:/run/nvme-vfio/13/vm-a.sock
   qemu-system-x86_64 ... -device '{\"driver\":\"vfio-user-pci\",\"socket\":{\"type\":\"unix\",\"path\":\"/run/nvme-vfio/13/vm-a.sock\"}}'
 
-The server ends at SIGINT or SIGTERM: clients are sent away, and their commands are ended; a second \
-signal of the same kind ends it at once. Where root started it, it has become another user by then, who may \
+The server ends at SIGINT, SIGTERM or SIGHUP: clients are sent away, and their commands are ended; a \
+signal that comes more than a second later ends it at once. Where root started it, it has become another user by then, who may \
 not remove the sockets: they stay, with nobody behind them, until the next start.";
 
 /// `serve`

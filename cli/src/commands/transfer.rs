@@ -293,7 +293,9 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), Error> {
     let mut source = Source::open(args.data.as_deref())?;
     // Without a size, a file is written whole.
     let whole = if args.range.block_count.is_none() && args.range.data_size.is_none() {
-        source.length()?
+        // No more than shows that it does not fit: a device or a pipe may have no end.
+        let blocks = namespace.blocks().saturating_sub(args.range.start_block);
+        source.length(blocks.saturating_mul(u64::from(namespace.block_size())))?
     } else {
         None
     };
@@ -495,14 +497,15 @@ impl Source {
         })
     }
 
-    /// How many bytes it holds in all. A stream is read to its end for that.
-    fn length(&mut self) -> Result<Option<u64>, Error> {
+    /// How many bytes it holds in all. A stream is read to its end for that, or until it is known to hold more than `most`.
+    fn length(&mut self, most: u64) -> Result<Option<u64>, Error> {
         match self {
             Self::File { length, .. } => Ok(Some(*length)),
             Self::Stream {
                 name, stream, held, ..
             } => {
                 stream
+                    .take(most.saturating_add(1))
                     .read_to_end(held)
                     .map_err(|error| Error::file(format!("cannot read {name}"), &error))?;
                 Ok(Some(held.len() as u64))
@@ -606,12 +609,15 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(&[7; 100]).unwrap();
         let mut source = Source::open(Some(file.path())).unwrap();
-        assert_eq!(source.length().unwrap(), Some(100));
+        assert_eq!(source.length(10).unwrap(), Some(100));
         assert_eq!(source.require(101).unwrap_err().kind(), Kind::File);
         source.require(100).unwrap();
         let mut bytes = [0; 100];
         source.read(&mut bytes).unwrap();
         assert_eq!(bytes, [7; 100]);
+
+        let mut endless = Source::open(Some(Path::new("/dev/zero"))).unwrap();
+        assert_eq!(endless.length(1000).unwrap(), Some(1001));
 
         let stream: Box<dyn Read> = Box::new(io::Cursor::new(vec![9; 50]));
         let mut source = Source::Stream {

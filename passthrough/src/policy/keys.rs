@@ -121,6 +121,10 @@ fn address(node: &Node, base: &Path) -> Result<Address, PolicyError> {
         })?;
     Ok(match address {
         Address::VfioUser(path) => Address::VfioUser(base.join(path)),
+        Address::Emulated(config) => match config.parse::<nvme_vfio_emulator::Config>() {
+            Ok(_) => Address::Emulated(config),
+            Err(error) => return Err(unusable(node, "controller", error.to_string())),
+        },
         other => other,
     })
 }
@@ -140,13 +144,18 @@ fn same(one: &Address, other: &Address) -> bool {
 
 fn audit(node: Node, base: &Path) -> Result<AuditPolicy, PolicyError> {
     let mut table = node.table()?.only(&["path", "ring", "sample-allowed-io"])?;
-    let file = path(&table.need("path")?, "path", base)?;
+    let node = table.need("path")?;
+    let file = path(&node, "path", base)?;
+    if file.is_dir() {
+        return Err(unusable(&node, "path", "this is a directory"));
+    }
     let ring = table.take("ring");
     let ring = ring.map_or(Ok(1 << 20), |node| node.amount(64 << 10, 1 << 30, "B"))?;
     let sample = table.take("sample-allowed-io");
     let sample = sample.map_or(Ok(1000), |node| small(&node, 0, 1_000_000_000))?;
     Ok(AuditPolicy {
         path: file,
+        place: node.place,
         ring,
         sample_allowed_io: sample,
     })

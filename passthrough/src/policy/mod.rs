@@ -45,6 +45,14 @@ fn socket_path(directory: &Path, name: &str) -> PathBuf {
     directory.join(format!("{name}.sock"))
 }
 
+/// Whether both paths lead to one file that is there.
+fn same_file(one: &Path, other: &Path) -> bool {
+    match (one.canonicalize(), other.canonicalize()) {
+        (Ok(one), Ok(other)) => one == other,
+        _ => false,
+    }
+}
+
 impl PolicyFile {
     /// Reads a policy from a file.
     ///
@@ -79,6 +87,13 @@ impl PolicyFile {
         })?;
         let base = path.parent().unwrap_or(Path::new(""));
         let policy = Self::parse(&text, base).map_err(|error| error.in_file(path))?;
+        if same_file(path, &policy.audit.path) {
+            let fault = Fault::Unusable {
+                key: "path",
+                reason: "this is the policy, and records would be appended to it".to_owned(),
+            };
+            return Err(PolicyError::at(policy.audit.place, fault).in_file(path));
+        }
         // What cannot be looked at will be told of where it is used.
         let foreign_directory = trust::look(&policy.directory, true).unwrap_or_default();
         Ok(Self {

@@ -13,6 +13,8 @@ use crate::trust::Foreign;
 pub struct AuditPolicy {
     /// The file, absolute or relative to the working directory of the process.
     pub path: PathBuf,
+    /// Where the policy names it.
+    pub place: Place,
     /// Bytes of memory for each client's records that are not yet written; a quarter as much again is for its refusals.
     pub ring: u64,
     /// Of allowed reads and writes one in so many is recorded, the rest counted; 1 for each of them, 0 for none.

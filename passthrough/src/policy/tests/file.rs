@@ -13,6 +13,7 @@ fn every_key_is_read() {
     assert_eq!(policy.directory, Path::new("/run/nvme-vfio/13"));
     let audit = AuditPolicy {
         path: "/etc/nvme-vfio/audit.jsonl".into(),
+        place: policy.audit.place,
         ring: 2 << 20,
         sample_allowed_io: 7,
     };
@@ -383,4 +384,22 @@ fn a_policy_that_others_may_change_is_told_of_and_root_is_refused_it() {
     assert!(warning.text.ends_with(&remedy), "{}", warning.text);
     // A text has no file.
     assert!(kinds(&parse(WHOLE).unwrap()).is_empty());
+}
+
+#[test]
+fn a_policy_is_not_its_own_audit() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("policy.toml");
+    let text = WHOLE.replace("\"audit.jsonl\"", "\"../policy.toml\"");
+    let nested = folder.path().join("nested");
+    std::fs::create_dir(&nested).unwrap();
+    std::fs::write(&file, &text).unwrap();
+    // Also by another way.
+    let other = nested.join("link.toml");
+    std::os::unix::fs::symlink(&file, &other).unwrap();
+    let error = PolicyFile::open(&other).unwrap_err();
+    assert_eq!(error.place().line, 3);
+    assert!(error.to_string().contains("this is the policy"), "{error}");
+    // Elsewhere it names another file.
+    PolicyFile::open(&file).unwrap();
 }
