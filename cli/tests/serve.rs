@@ -297,6 +297,28 @@ fn two_clients_see_each_its_own_controller_and_its_own_blocks() {
 }
 
 #[test]
+fn a_client_without_flush_that_shuts_down_in_order_is_no_offender() {
+    let mut text = head("emulated:size=64M");
+    client(
+        &mut text,
+        "vm-a",
+        "{ nsid = 1, start = 0, blocks = 1000 }",
+        "",
+    );
+    let allowed = text.find("allow").unwrap();
+    let policy = format!("{}allow = [\"read\"]\n", &text[..allowed]);
+    let server = Server::start(&policy, &[]);
+    server.json("vm-a", "id-ctrl", &[]);
+    server.until_told("disconnected");
+    let commands: Vec<Value> = server
+        .audit()
+        .into_iter()
+        .filter(|record| record["verdict"] == "refused" || record["command"] == "Flush")
+        .collect();
+    assert!(commands.is_empty(), "{commands:?}");
+}
+
+#[test]
 fn the_same_policy_gives_the_same_names_again() {
     let names = || {
         let server = Server::start(&two_clients("emulated:size=64M"), &[]);

@@ -143,6 +143,23 @@ impl<P: Policy + ?Sized> Gate<P> {
         }
     }
 
+    /// Whether a command without a range list would pass, for what the server would do for a client that has not asked for it: nothing is counted or recorded. It
+    /// has to be [`check`](Self::check)ed all the same.
+    pub fn would_pass(
+        &mut self,
+        queue: QueueKind,
+        geometry: Option<&Geometry>,
+        entry: &[u32; 16],
+    ) -> bool {
+        let decoded = self.decoder.decode(queue, geometry, entry, &[]);
+        decoded.is_ok_and(|command| {
+            !matches!(
+                self.policy.authorize(&command, &self.client),
+                Verdict::Deny(_)
+            )
+        })
+    }
+
     /// A command was refused where [`check`](Self::check) could not be asked: its range list could not be copied.
     pub fn refused(&mut self, queue: QueueKind, entry: &[u32; 16], refusal: Refusal, now: Instant) {
         self.audit.refused(queue, entry, refusal, now);

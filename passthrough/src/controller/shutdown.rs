@@ -124,6 +124,9 @@ impl<P: Policy + ?Sized> VirtualController<P> {
             let mut entry = [0; 16];
             (entry[0], entry[1]) = (u32::from(NvmOpcode::FLUSH.0), namespace.nsid);
             let geometry = Some(&namespace.geometry);
+            if !self.gate.would_pass(QueueKind::Io, geometry, &entry) {
+                continue;
+            }
             let checked = self
                 .gate
                 .check(QueueKind::Io, geometry, &entry, &[], self.now);
