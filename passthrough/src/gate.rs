@@ -182,6 +182,11 @@ impl<P: Policy + ?Sized> Gate<P> {
         self.audit.failed();
     }
 
+    /// A command of an operator's was not sent to a controller, and ends with that status.
+    pub fn not_sent(&mut self, started: Started, status: Status, now: Instant) {
+        self.audit.not_sent(started, status, now);
+    }
+
     /// Another thread will learn how a command ends that the audit waits for.
     #[must_use]
     pub fn hand_over(&mut self, started: Started) -> Option<Unended> {

@@ -28,7 +28,7 @@ const IDLE_PERIOD: Duration = Duration::from_millis(200);
 /// How often a file that takes nothing is tried again.
 const RETRY: Duration = Duration::from_millis(250);
 
-/// How often the budgets of refusals are filled up.
+/// How often the budgets of records get more.
 const BUDGET_PERIOD: Duration = Duration::from_secs(1);
 
 /// How often counts are written, if they changed.
@@ -205,7 +205,11 @@ impl Writer {
             let empty = self.turn();
             self.keep_time(last && empty);
             match self.scribe.write() {
-                Ok(()) => self.inner.failing.store(false, Ordering::Relaxed),
+                Ok(()) => {
+                    if self.inner.failing.swap(false, Ordering::Relaxed) {
+                        tracing::warn!("the audit is written again");
+                    }
+                }
                 Err(source) if last => return Err(self.give_up(source)),
                 Err(error) => {
                     if !self.inner.failing.swap(true, Ordering::Relaxed) {

@@ -8,9 +8,9 @@ use std::time::Instant;
 use nvme_vfio_queues::Status;
 
 use super::record::{Decoded, Record, What};
-use super::shared::{AuditOptions, Counts, Shared};
+use super::shared::{AuditOptions, Counted, Counts, Shared};
 use crate::client::{ClientId, Identity};
-use crate::command::{Class, DecodedCommand, QueueKind};
+use crate::command::{Class, DecodedCommand, Direction, QueueKind};
 use crate::reason::Refusal;
 use crate::verdict::Verdict;
 
@@ -64,6 +64,8 @@ pub struct ClientAudit {
     shared: Arc<Shared>,
     identity: Identity,
     sampler: Sampler,
+    /// The last command that was no allowed read or write, if it was only counted, and `until_sample` at that time: any that came later and was one has changed it.
+    last_counted: Option<(u64, Counted)>,
     /// Records whose commands are under way.
     started: Vec<Option<Record>>,
     free: Vec<NonZeroU32>,
@@ -79,6 +81,7 @@ impl ClientAudit {
             shared,
             identity: Identity::default(),
             sampler,
+            last_counted: None,
             started: vec![None; outstanding as usize],
             free: (1..=outstanding)
                 .rev()
@@ -119,7 +122,7 @@ impl ClientAudit {
     /// Counts a command that was judged, and records it but for those that the policy leaves out.
     ///
     /// Call it once for each command that has been decoded, and give what it returns to [`end`](Self::end) when the command has ended. `None`: the audit
-    /// does not wait for the end: an allowed read or write that is only counted, a command that the virtual controller answers itself, or one that the verdict refuses.
+    /// does not wait for the end: a command that is only counted, one that the virtual controller answers itself, or one that the verdict refuses.
     #[inline]
     pub fn begin(
         &mut self,
@@ -127,8 +130,7 @@ impl ClientAudit {
         verdict: &Verdict,
         now: Instant,
     ) -> Option<Started> {
-        if matches!(command.class, Class::Read | Class::Write) && matches!(verdict, Verdict::Allow)
-        {
+        if is_read_or_write(command.class) && matches!(verdict, Verdict::Allow) {
             self.until_sample = self.until_sample.wrapping_sub(1);
             if self.until_sample != 0 {
                 self.shared.count(command.class, command.length);
@@ -148,6 +150,7 @@ impl ClientAudit {
         verdict: &Verdict,
         now: Instant,
     ) -> Option<Started> {
+        self.last_counted = None;
         let identity = self.identity;
         let record = |status| Record {
             at: now,
@@ -165,6 +168,18 @@ impl ClientAudit {
             }
             Verdict::Allow | Verdict::Observe(_) if command.class == Class::Virtual => {
                 self.shared.answer(|| record(None));
+                None
+            }
+            Verdict::Observe(refusal) if !self.shared.may_record_observed(refusal.reason) => {
+                self.last_counted = Some((self.until_sample, Counted::Observed(refusal.reason)));
+                None
+            }
+            Verdict::Allow
+                if !is_read_or_write(command.class)
+                    && !changes_more_than_blocks(command)
+                    && !self.shared.may_record(command.class) =>
+            {
+                self.last_counted = Some((self.until_sample, Counted::Other(command.class)));
                 None
             }
             Verdict::Allow | Verdict::Observe(_) => {
@@ -200,6 +215,23 @@ impl ClientAudit {
         })
     }
 
+    /// A command that would have changed more than blocks was not sent to a controller, and ends so. It has changed nothing, so it is recorded, or counted, as any other.
+    pub fn not_sent(&mut self, started: Started, status: Status, now: Instant) {
+        let place = index(started.0);
+        let Some(Some(record)) = self.started.get(place) else {
+            return;
+        };
+        if let What::Decoded(decoded) = &record.what
+            && !self.shared.may_record(decoded.class)
+        {
+            self.shared.fail();
+            // The place is free again; what was in it is counted.
+            let _ = self.take(started);
+            return;
+        }
+        self.end(started, status, now);
+    }
+
     /// The record of a command that is awaited no more; `None` for another client's.
     fn take(&mut self, Started(place): Started) -> Option<Record> {
         let record = self.started.get_mut(index(place))?.take()?;
@@ -228,10 +260,14 @@ impl ClientAudit {
                 record.verdict = Verdict::Deny(refusal);
             }
             self.end(started, refusal.status, now);
-        } else if matches!(class, Class::Read | Class::Write) {
-            self.shared.uncount(class, bytes);
-            self.refused(queue, entry, refusal, now);
+            return;
         }
+        match self.last_counted.take() {
+            Some((at, counted)) if at == self.until_sample => self.shared.uncount_other(counted),
+            _ if is_read_or_write(class) => self.shared.uncount(class, bytes),
+            _ => return,
+        }
+        self.refused(queue, entry, refusal, now);
     }
 
     /// A command was refused before it could be judged: nothing decodes it. `entry` is the submission queue entry as it was copied.
@@ -249,6 +285,25 @@ impl ClientAudit {
             },
         });
     }
+}
+
+#[inline]
+fn is_read_or_write(class: Class) -> bool {
+    matches!(class, Class::Read | Class::Write)
+}
+
+/// Whether a command of an operator or owner does more than to look. Such a command is recorded however many there are.
+fn changes_more_than_blocks(command: &DecodedCommand<'_>) -> bool {
+    let reaches = matches!(
+        command.class,
+        Class::Format
+            | Class::Firmware
+            | Class::Security
+            | Class::NamespaceManagement
+            | Class::Owner
+            | Class::Vendor
+    );
+    reaches && command.direction != Direction::FromController
 }
 
 /// Where a started record is.

@@ -318,6 +318,8 @@ pub(super) struct Counted<'a> {
     pub(super) read_bytes: u64,
     pub(super) writes: u64,
     pub(super) write_bytes: u64,
+    pub(super) others: BTreeMap<&'static str, u64>,
+    pub(super) observed: BTreeMap<&'static str, u64>,
     pub(super) failed: u64,
     pub(super) answered: u64,
     pub(super) connections: u64,
@@ -328,6 +330,8 @@ impl Counted<'_> {
     pub(super) fn is_nothing(&self) -> bool {
         self.reads == 0
             && self.writes == 0
+            && self.others.is_empty()
+            && self.observed.is_empty()
             && self.failed == 0
             && self.answered == 0
             && self.connections == 0

@@ -9,7 +9,8 @@ use super::line;
 use super::record::Record;
 use super::ring::{Ring, Taken};
 use super::scribe::Scribe;
-use super::shared::{Shared, Snapshot};
+use super::shared::{CLASSES, Shared, Snapshot};
+use super::words;
 use crate::reason::Reason;
 
 /// Records that are taken out of a ring before it is the next one's turn.
@@ -132,16 +133,8 @@ impl Reader {
     fn tell(&mut self, scribe: &mut Scribe, snapshot: &Snapshot) {
         let counts = &snapshot.counts;
         let told = &self.told.counts;
-        let mut reasons = BTreeMap::new();
-        for (reason, (now, before)) in Reason::ALL
-            .iter()
-            .zip(snapshot.refused.iter().zip(&self.told.refused))
-        {
-            let new = now.saturating_sub(*before);
-            if new > 0 {
-                reasons.insert(reason.key(), new);
-            }
-        }
+        let reasons = || Reason::ALL.iter().map(|reason| reason.key());
+        let classes = CLASSES.iter().map(|class| words::class(*class));
         let body = line::Counted {
             kind: "counted",
             client: &self.shared.name,
@@ -153,13 +146,26 @@ impl Reader {
             failed: counts.failed.saturating_sub(told.failed),
             answered: counts.answered.saturating_sub(told.answered),
             connections: counts.connections.saturating_sub(told.connections),
-            refused: reasons,
+            others: since(classes, &snapshot.others, &self.told.others),
+            observed: since(reasons(), &snapshot.observed, &self.told.observed),
+            refused: since(reasons(), &snapshot.refused, &self.told.refused),
         };
         if !body.is_nothing() {
             scribe.line(Instant::now(), &body);
         }
         self.told.advance(snapshot);
     }
+}
+
+/// What was counted more now than before, under its name.
+fn since(
+    names: impl Iterator<Item = &'static str>,
+    now: &[u64],
+    before: &[u64],
+) -> BTreeMap<&'static str, u64> {
+    let counts = now.iter().zip(before);
+    let new = counts.map(|(now, before)| now.saturating_sub(*before));
+    names.zip(new).filter(|(_, new)| *new > 0).collect()
 }
 
 /// Writes some of what waits in a ring of commands. Whether nothing is left.

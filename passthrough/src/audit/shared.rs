@@ -17,6 +17,31 @@ const LEAST_RECORDS: usize = 64;
 /// Records of the ring of a client's connections. There is hardly one a second.
 const CONNECTION_RECORDS: usize = 256;
 
+/// So many seconds' worth of commands' records may come at once.
+const BURST: u32 = 10;
+
+/// All classes, each at the place of its number.
+pub(super) const CLASSES: [Class; 18] = [
+    Class::Read,
+    Class::Write,
+    Class::Flush,
+    Class::Compare,
+    Class::WriteZeroes,
+    Class::Deallocate,
+    Class::Verify,
+    Class::Copy,
+    Class::Poison,
+    Class::BlockStatus,
+    Class::Virtual,
+    Class::Format,
+    Class::Firmware,
+    Class::Security,
+    Class::NamespaceManagement,
+    Class::Information,
+    Class::Owner,
+    Class::Vendor,
+];
+
 /// Records of the ring of a client's operators' commands, which are carried out one after the other.
 const OPERATOR_RECORDS: usize = 256;
 
@@ -27,10 +52,13 @@ pub struct AuditOptions {
     pub ring: usize,
     /// Of allowed reads and writes, one in so many is recorded and the rest counted: 1 records all, 0 none.
     pub sample_allowed_io: u32,
-    /// Refused commands of one client that are recorded in a second. The rest are counted by reason.
+    /// Refused commands of one client that are recorded in a second on average, and ten times as many at once. The rest are counted by reason.
     pub refusals_per_second: u32,
-    /// Commands that a client's virtual controller answers from its own state and that are recorded in a second. The rest are counted.
+    /// Commands that a client's virtual controller answers from its own state and that are recorded in a second on average, and ten times as many at once. The rest are counted.
     pub answered_per_second: u32,
+    /// Allowed commands of one client other than reads and writes that are recorded in a second on average, and ten times as many at once; as many again of those that pass only because the
+    /// client is observed. The rest are counted, by class or by reason. What an operator changes beyond blocks is recorded always.
+    pub others_per_second: u32,
     /// Events of one client's connections that are recorded in a second, as many again of strangers who were turned away, and of memory that was not taken. The rest are counted.
     pub connections_per_second: u32,
 }
@@ -40,8 +68,9 @@ impl Default for AuditOptions {
         AuditOptions {
             ring: 1 << 20,
             sample_allowed_io: 1000,
-            refusals_per_second: 1000,
-            answered_per_second: 1000,
+            refusals_per_second: 100,
+            answered_per_second: 100,
+            others_per_second: 100,
             connections_per_second: 100,
         }
     }
@@ -68,6 +97,10 @@ pub struct Counts {
     pub writes: u64,
     /// Their bytes.
     pub write_bytes: u64,
+    /// Other allowed commands that were only counted.
+    pub others: u64,
+    /// Commands that passed only because their client is observed and that were only counted.
+    pub observed: u64,
     /// Of all these, those that ended with another status than success.
     pub failed: u64,
     /// Commands answered by the virtual controller that were only counted.
@@ -102,11 +135,13 @@ impl Sessions {
     }
 }
 
-/// [`Counts`] of one moment, and the refusals that were only counted by reason.
+/// [`Counts`] of one moment, and what was only counted by class or by reason.
 #[derive(Debug, Clone, Copy, Default)]
 pub(super) struct Snapshot {
     pub(super) sessions: Sessions,
     pub(super) counts: Counts,
+    pub(super) others: [u64; CLASSES.len()],
+    pub(super) observed: [u64; Reason::ALL.len()],
     pub(super) refused: [u64; Reason::ALL.len()],
 }
 
@@ -127,6 +162,8 @@ impl Snapshot {
             (&mut counts.connections, new.connections),
         ]
         .into_iter()
+        .chain(self.others.iter_mut().zip(other.others))
+        .chain(self.observed.iter_mut().zip(other.observed))
         .chain(self.refused.iter_mut().zip(other.refused))
         {
             *count = (*count).max(new);
@@ -169,22 +206,26 @@ fn raise(count: &AtomicU64, by: u64) {
     count.store(sum, Ordering::Relaxed);
 }
 
-/// Records that may still be made before the thread that writes fills it up again, once a second. It needs no clock here.
+/// Records that may still be made before the thread that writes adds some again, once a second. It needs no clock here.
 #[derive(Debug)]
 pub(super) struct Budget {
     left: AtomicU32,
     full: u32,
+    each_second: u32,
 }
 
 impl Budget {
-    fn new(full: u32) -> Budget {
+    /// So many each second, of which so many seconds' worth may come at once.
+    fn new(each_second: u32, seconds: u32) -> Budget {
+        let full = each_second.saturating_mul(seconds);
         Budget {
             left: AtomicU32::new(full),
             full,
+            each_second,
         }
     }
 
-    /// Takes one, if there is one. Called by one thread at a time; a filling up that falls between the two lines is lost, which makes a second's worth of records counts.
+    /// Takes one, if there is one. Called by one thread at a time; what is added between the two lines is lost, which makes a second's worth of records counts.
     fn spend(&self) -> bool {
         let left = self.left.load(Ordering::Relaxed);
         let rest = left.checked_sub(1);
@@ -192,9 +233,19 @@ impl Budget {
         rest.is_some()
     }
 
+    /// Adds a second's worth. One that is taken between the two lines is given again.
     fn fill(&self) {
-        self.left.store(self.full, Ordering::Relaxed);
+        let left = self.left.load(Ordering::Relaxed);
+        let more = left.saturating_add(self.each_second).min(self.full);
+        self.left.store(more, Ordering::Relaxed);
     }
+}
+
+/// How a command was counted that is neither an allowed read nor an allowed write.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Counted {
+    Other(Class),
+    Observed(Reason),
 }
 
 /// One client's rings, counts and budgets.
@@ -212,6 +263,8 @@ pub(super) struct Shared {
     connecting: Mutex<Sessions>,
     reads: Tally,
     writes: Tally,
+    others: [AtomicU64; CLASSES.len()],
+    observed: [AtomicU64; Reason::ALL.len()],
     failed: AtomicU64,
     answered: AtomicU64,
     refused: [AtomicU64; Reason::ALL.len()],
@@ -219,6 +272,8 @@ pub(super) struct Shared {
     connections_counted: AtomicU64,
     refusal_budget: Budget,
     answered_budget: Budget,
+    others_budget: Budget,
+    observed_budget: Budget,
     connection_budget: Budget,
     stranger_budget: Budget,
     memory_budget: Budget,
@@ -237,16 +292,20 @@ impl Shared {
             connecting: Mutex::default(),
             reads: Tally::default(),
             writes: Tally::default(),
+            others: std::array::from_fn(|_| AtomicU64::new(0)),
+            observed: std::array::from_fn(|_| AtomicU64::new(0)),
             failed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             refused: std::array::from_fn(|_| AtomicU64::new(0)),
             refused_counted: std::array::from_fn(|_| AtomicU64::new(0)),
             connections_counted: AtomicU64::new(0),
-            refusal_budget: Budget::new(options.refusals_per_second),
-            answered_budget: Budget::new(options.answered_per_second),
-            connection_budget: Budget::new(options.connections_per_second),
-            stranger_budget: Budget::new(options.connections_per_second),
-            memory_budget: Budget::new(options.connections_per_second),
+            refusal_budget: Budget::new(options.refusals_per_second, BURST),
+            answered_budget: Budget::new(options.answered_per_second, BURST),
+            others_budget: Budget::new(options.others_per_second, BURST),
+            observed_budget: Budget::new(options.others_per_second, BURST),
+            connection_budget: Budget::new(options.connections_per_second, 1),
+            stranger_budget: Budget::new(options.connections_per_second, 1),
+            memory_budget: Budget::new(options.connections_per_second, 1),
         }
     }
 
@@ -268,6 +327,35 @@ impl Shared {
     /// An allowed read or write that was counted has not been carried out.
     pub(super) fn uncount(&self, class: Class, bytes: u64) {
         self.tally(class).remove(bytes);
+    }
+
+    /// Whether an allowed command that is neither a read nor a write may be recorded; else it is counted.
+    pub(super) fn may_record(&self, class: Class) -> bool {
+        self.spend_or_count(&self.others_budget, self.others.get(class as usize))
+    }
+
+    /// Whether a command that passes only because its client is observed may be recorded; else it is counted.
+    pub(super) fn may_record_observed(&self, reason: Reason) -> bool {
+        self.spend_or_count(&self.observed_budget, self.observed.get(reason as usize))
+    }
+
+    fn spend_or_count(&self, budget: &Budget, count: Option<&AtomicU64>) -> bool {
+        let may = budget.spend();
+        if let (false, Some(count)) = (may, count) {
+            raise(count, 1);
+        }
+        may
+    }
+
+    /// An allowed command, or one that was only observed, has not been carried out, and was counted.
+    pub(super) fn uncount_other(&self, counted: Counted) {
+        let count = match counted {
+            Counted::Other(class) => self.others.get(class as usize),
+            Counted::Observed(reason) => self.observed.get(reason as usize),
+        };
+        if let Some(count) = count {
+            raise(count, 1_u64.wrapping_neg());
+        }
     }
 
     /// One that was counted has failed.
@@ -348,6 +436,8 @@ impl Shared {
     pub(super) fn fill_budgets(&self) {
         self.refusal_budget.fill();
         self.answered_budget.fill();
+        self.others_budget.fill();
+        self.observed_budget.fill();
         self.connection_budget.fill();
         self.stranger_budget.fill();
         self.memory_budget.fill();
@@ -366,6 +456,8 @@ impl Shared {
             read_bytes,
             writes,
             write_bytes,
+            others: sum(&self.others),
+            observed: sum(&self.observed),
             failed: self.failed.load(Ordering::Relaxed),
             answered: self.answered.load(Ordering::Relaxed),
             refused: sum(&self.refused),
@@ -387,10 +479,13 @@ impl Shared {
         Snapshot {
             sessions,
             counts: self.counts(),
-            refused: std::array::from_fn(|index| {
-                let count = self.refused_counted.get(index);
-                count.map_or(0, |count| count.load(Ordering::Relaxed))
-            }),
+            others: read(&self.others),
+            observed: read(&self.observed),
+            refused: read(&self.refused_counted),
         }
     }
+}
+
+fn read<const N: usize>(counts: &[AtomicU64; N]) -> [u64; N] {
+    counts.each_ref().map(|count| count.load(Ordering::Relaxed))
 }

@@ -317,7 +317,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
                 Ok(order) => self.operate(order, started),
                 Err(status) => {
                     if let Some(started) = started {
-                        self.gate.end(started, status, self.now);
+                        self.gate.not_sent(started, status, self.now);
                     }
                     Err(status)
                 }

@@ -121,6 +121,10 @@ fn counted(value: &Value) -> String {
             parts.push(format!("{count} {noun} ({} bytes)", number(value, bytes)));
         }
     }
+    for (class, count) in value["others"].as_object().into_iter().flatten() {
+        let count = count.as_u64().unwrap_or(0);
+        parts.push(format!("{count} of the class {}", printable(class)));
+    }
     for (key, noun) in [
         ("failed", "of these failed"),
         ("answered", "answered by the virtual controller"),
@@ -131,9 +135,11 @@ fn counted(value: &Value) -> String {
             parts.push(format!("{count} {noun}"));
         }
     }
-    for (reason, count) in value["refused"].as_object().into_iter().flatten() {
-        let count = count.as_u64().unwrap_or(0);
-        parts.push(format!("{count} refused for {}", printable(reason)));
+    for (key, verb) in [("observed", "observed for"), ("refused", "refused for")] {
+        for (reason, count) in value[key].as_object().into_iter().flatten() {
+            let count = count.as_u64().unwrap_or(0);
+            parts.push(format!("{count} {verb} {}", printable(reason)));
+        }
     }
     format!("without a record: {}", parts.join(", "))
 }
@@ -185,11 +191,11 @@ mod tests {
     #[test]
     fn counts_and_drops_are_told_in_words() {
         let counted = row(
-            &json!({"kind": "counted", "reads": 3, "read_bytes": 1536, "refused": {"out-of-range": 2}}),
+            &json!({"kind": "counted", "reads": 3, "read_bytes": 1536, "others": {"flush": 5}, "refused": {"out-of-range": 2}}),
         );
-        assert!(
-            counted.ends_with("without a record: 3 reads (1536 bytes), 2 refused for out-of-range")
-        );
+        assert!(counted.ends_with(
+            "without a record: 3 reads (1536 bytes), 5 of the class flush, 2 refused for out-of-range"
+        ));
         let dropped =
             row(&json!({"kind": "dropped", "ring": "commands", "first": 5, "records": 2}));
         assert!(
@@ -220,12 +226,12 @@ mod tests {
         #[test]
         fn a_hostile_record_is_one_line_of_printable_ascii(
             kind in prop::sample::select(vec!["command", "event", "counted", "dropped", "other"]),
-            fields in prop::collection::vec(hostile(), 16),
+            fields in prop::collection::vec(hostile(), 18),
             key in any::<String>(),
         ) {
             let names = [
                 "time", "client", "uid", "pid", "words", "verdict", "reason", "reason_text", "status", "latency_ns", "event", "refused",
-                "reads", "ring", "first",
+                "reads", "ring", "first", "others", "observed",
             ];
             let mut value = json!({});
             let mut fields = fields.into_iter();

@@ -1,5 +1,6 @@
 mod end;
 mod flood;
+mod full;
 mod lines;
 
 use std::io::{self, Write};
