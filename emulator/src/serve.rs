@@ -184,11 +184,18 @@ impl ServedController {
         Ok(())
     }
 
-    fn connect(&self, range: Range<u32>, data: Vec<Option<Eventfd>>) {
+    fn connect(&self, range: Range<u32>, data: Vec<Option<Eventfd>>) -> Result<(), Errno> {
+        if data.iter().any(Option::is_some) {
+            self.signals.prepare().map_err(|error| {
+                tracing::warn!(%error, "no thread for slow interrupts, so that none can be had");
+                Errno::EAGAIN
+            })?;
+        }
         for (vector, eventfd) in range.zip(data) {
             // The session has checked the range.
             self.signals.connect(&self.emulator, vector as u16, eventfd);
         }
+        Ok(())
     }
 
     fn disconnect_interrupts(&self) {
@@ -315,7 +322,7 @@ impl Device for ServedController {
             return Err(Errno::EINVAL);
         }
         match data {
-            IrqData::Eventfds(eventfds) => self.connect(range, eventfds),
+            IrqData::Eventfds(eventfds) => self.connect(range, eventfds)?,
             IrqData::None if range.is_empty() => self.disconnect_interrupts(),
             IrqData::None => {
                 range.for_each(|vector| self.emulator.trigger_interrupt(vector as u16))

@@ -1,12 +1,15 @@
 //! Signals to a client's eventfds, which are to take the thread that steps the controller no time.
 //!
 //! Whoever signals an eventfd also wakes all who wait for it, and a client can make these a hundred thousand, by registering it in as many places: one signal takes many
-//! milliseconds then. It is measured, and what is slow is left to a thread of this client.
+//! milliseconds then. It is measured, in time of the processor, and a client whose signals have taken too much (the [`Account`]) has a thread of its own give them.
 //!
 //! That thread is told vectors, never eventfds: each vector is due or not, so that whatever a client asks for, what waits here is a bit for each vector, and each vector has one eventfd open (and
 //! the thread that of the signal it is at).
 
-use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
+mod account;
+
+use std::io;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::thread::{self, Thread};
 use std::time::{Duration, Instant};
@@ -16,13 +19,9 @@ use nvme_vfio_user::Eventfd;
 
 use crate::emulator::Emulator;
 use crate::interrupts::InterruptSink;
+use account::{Account, ORDINARY};
 
-/// A signal that takes this long wakes too many. One or two waiters take a few microseconds.
-const SLOW: Duration = Duration::from_micros(50);
-/// So many in a row, of which all but the first were measured in time of the processor, are no accident.
-const STRIKES: u8 = 3;
-
-/// The eventfds of a client's interrupt vectors, and the thread that gives slow signals, once there are some.
+/// The eventfds of a client's interrupt vectors, and the thread that gives slow signals.
 #[derive(Debug)]
 pub(super) struct Signals {
     shared: Arc<Shared>,
@@ -38,21 +37,34 @@ impl Signals {
                 due: (0..vectors.div_ceil(64))
                     .map(|_| AtomicU64::new(0))
                     .collect(),
+                account: Account::new(Instant::now()),
                 helper: OnceLock::new(),
                 ended: AtomicBool::new(false),
             }),
         }
     }
 
+    /// Starts the thread, where there is none. It is to be there before an eventfd is connected, and ends with this.
+    ///
+    /// # Errors
+    /// The system has no thread.
+    pub(super) fn prepare(&self) -> io::Result<()> {
+        // One at a time.
+        let _lines = self.shared.lines();
+        if self.shared.helper.get().is_none() {
+            let shared = Arc::clone(&self.shared);
+            let started = thread::Builder::new()
+                .name("nvme-signals".into())
+                .spawn(move || shared.help())?;
+            self.shared.helper.get_or_init(|| started.thread().clone());
+        }
+        Ok(())
+    }
+
     /// Has a vector of the controller signal this eventfd and no other, or none. What it signalled until now is closed.
     pub(super) fn connect(&self, emulator: &Emulator, vector: u16, eventfd: Option<Eventfd>) {
         let shared = &self.shared;
-        let line = eventfd.map(|eventfd| {
-            Arc::new(Line {
-                eventfd,
-                strikes: AtomicU8::new(0),
-            })
-        });
+        let line = eventfd.map(Arc::new);
         let sink = line.clone().map(|line| -> InterruptSink {
             let shared = Arc::clone(shared);
             Arc::new(move || shared.signal(vector, &line))
@@ -77,24 +89,8 @@ impl Signals {
 impl Drop for Signals {
     fn drop(&mut self) {
         self.shared.ended.store(true, Ordering::Release);
-        if let Some(Some(thread)) = self.shared.helper.get() {
+        if let Some(thread) = self.shared.helper.get() {
             thread.unpark();
-        }
-    }
-}
-
-/// One eventfd.
-#[derive(Debug)]
-struct Line {
-    eventfd: Eventfd,
-    /// The latest signals in a row that were slow.
-    strikes: AtomicU8,
-}
-
-impl Line {
-    fn give(&self) {
-        if let Err(errno) = self.eventfd.signal() {
-            tracing::warn!(%errno, "an interrupt could not be signalled");
         }
     }
 }
@@ -102,48 +98,48 @@ impl Line {
 #[derive(Debug)]
 struct Shared {
     /// What each vector signals. Never locked by who signals, and by the thread for no longer than it takes to look.
-    lines: Mutex<Vec<Option<Arc<Line>>>>,
+    lines: Mutex<Vec<Option<Arc<Eventfd>>>>,
     /// Vectors that the thread is to signal and has not begun to: bit `n % 64` of word `n / 64`.
     due: Box<[AtomicU64]>,
-    helper: OnceLock<Option<Thread>>,
+    account: Account,
+    /// The thread. It is there before the first eventfd.
+    helper: OnceLock<Thread>,
     /// Nobody is to be signalled any more.
     ended: AtomicBool,
 }
 
 impl Shared {
-    fn lines(&self) -> MutexGuard<'_, Vec<Option<Arc<Line>>>> {
+    fn lines(&self) -> MutexGuard<'_, Vec<Option<Arc<Eventfd>>>> {
         self.lines.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Signals it, or has the thread do so. Interrupts that come while one waits to be signalled are one with it.
-    fn signal(self: &Arc<Shared>, vector: u16, line: &Line) {
-        if let Some(thread) = self.helper.get() {
-            if let Some(thread) = thread
-                && !self.make_due(vector)
-            {
+    fn signal(&self, vector: u16, line: &Eventfd) {
+        if self.account.is_relieved()
+            && let Some(thread) = self.helper.get()
+        {
+            if !self.make_due(vector) {
                 thread.unpark();
             }
             return;
         }
-        let strikes = line.strikes.load(Ordering::Relaxed);
-        let elapsed = if strikes == 0 {
-            let begun = Instant::now();
-            line.give();
-            begun.elapsed()
-        } else {
-            // The first may have been slow because another thread had the processor.
-            let begun = processor_time();
-            line.give();
-            processor_time().saturating_sub(begun)
-        };
-        if elapsed > SLOW {
-            line.strikes.store(strikes + 1, Ordering::Relaxed);
-            if strikes + 1 >= STRIKES {
-                self.start();
-            }
-        } else if strikes > 0 {
-            line.strikes.store(0, Ordering::Relaxed);
+        self.give(line);
+    }
+
+    /// Signals it, and charges what it took of this thread's processor. Returns that, where it is more than the ordinary.
+    fn give(&self, line: &Eventfd) -> Option<Duration> {
+        let (begun, had) = (Instant::now(), processor_time());
+        if let Err(errno) = line.signal() {
+            tracing::warn!(%errno, "an interrupt could not be signalled");
         }
+        let now = Instant::now();
+        if now - begun <= ORDINARY {
+            return None;
+        }
+        // Another thread may have had the processor for a while.
+        let took = processor_time().saturating_sub(had);
+        self.account.charge(took, now);
+        (took > ORDINARY).then_some(took)
     }
 
     /// Notes that the thread is to signal a vector. True when it was to already.
@@ -162,21 +158,6 @@ impl Shared {
             .is_some_and(|word| word.fetch_and(!bit, Ordering::AcqRel) & bit != 0)
     }
 
-    /// Starts the thread.
-    #[cold]
-    fn start(self: &Arc<Shared>) {
-        self.helper.get_or_init(|| {
-            let shared = Arc::clone(self);
-            let started = thread::Builder::new()
-                .name("nvme-signals".into())
-                .spawn(move || shared.help());
-            if let Err(error) = &started {
-                tracing::warn!(%error, "no thread for slow interrupts: they are not signalled any more");
-            }
-            started.ok().map(|thread| thread.thread().clone())
-        });
-    }
-
     /// What the thread does: gives all signals that are due, over and over.
     fn help(&self) {
         let vectors = self.lines().len() as u16;
@@ -187,11 +168,13 @@ impl Shared {
                 if self.is_due(vector) {
                     any = true;
                     let line = self.lines().get(usize::from(vector)).cloned().flatten();
-                    if let Some(line) = line {
-                        line.give();
+                    if let Some(took) = line.and_then(|line| self.give(&line)) {
+                        // So that it takes no more than half of a processor from all others.
+                        thread::sleep(took);
                     }
                 }
             }
+            self.account.settle(Instant::now());
             if !any {
                 thread::park();
             }
