@@ -19,6 +19,7 @@ mod serve_check;
 mod signals;
 mod smart_log;
 mod transfer;
+mod warnings;
 
 use crate::{args::Command, bench, error::Error};
 

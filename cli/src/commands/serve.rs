@@ -17,7 +17,7 @@ use nvme_vfio_passthrough::server::{
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
 
-use super::{cpu, serve_check::Report, signals};
+use super::{cpu, serve_check::Report, signals, warnings::merged};
 use crate::{
     args::{Format, ServeArgs},
     error::{Error, Kind},
@@ -157,8 +157,10 @@ fn ready(format: Format, policy: &PolicyFile, serving: &Serving) -> Result<(), E
         }),
         Format::Normal => {
             let mut text = String::new();
-            for warning in serving.warnings() {
-                let _ = writeln!(text, "warning: {}", in_words(warning));
+            let warnings = serving.warnings().iter();
+            let parts = warnings.map(|one| (one.client.as_deref(), one.nsid, one.text.as_ref()));
+            for (about, what) in merged(parts) {
+                let _ = writeln!(text, "warning: {about}{what}");
             }
             let controllers: Vec<_> = policy.controllers.iter().map(ToString::to_string).collect();
             let _ = writeln!(text, "Serving {}. Ctrl-C ends it.", controllers.join(", "));
@@ -200,16 +202,6 @@ impl<'a> ReadyWarning<'a> {
             nsid: warning.nsid,
             text: &warning.text,
         }
-    }
-}
-
-fn in_words(warning: &Warning) -> String {
-    match (&warning.client, warning.nsid) {
-        (Some(client), Some(nsid)) => {
-            format!("client {client}, namespace {nsid}: {}", warning.text)
-        }
-        (Some(client), None) => format!("client {client}: {}", warning.text),
-        _ => warning.text.clone(),
     }
 }
 

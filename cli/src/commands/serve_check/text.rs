@@ -2,6 +2,7 @@
 
 use std::fmt::Write as _;
 
+use super::super::warnings::merged;
 use super::{Ceilings, Client, Controller, Namespace, Opcode, Report};
 use crate::output::table;
 use crate::size;
@@ -262,20 +263,17 @@ fn classes(report: &Report) -> String {
 }
 
 fn warnings(report: &Report) -> String {
-    let mut text = String::new();
-    for warning in &report.warnings {
-        let about = match (&warning.client, warning.nsid) {
-            (Some(client), Some(nsid)) => format!("{client}, namespace {nsid}: "),
-            (Some(client), None) => format!("{client}: "),
-            _ => String::new(),
-        };
-        text += &wrapped(
-            &format!("{about}{} [{}]", warning.text, warning.kind),
-            "- ",
-            "  ",
-        );
-    }
-    text
+    let texts: Vec<String> = report
+        .warnings
+        .iter()
+        .map(|warning| format!("{} [{}]", warning.text, warning.kind))
+        .collect();
+    let parts = report.warnings.iter().zip(&texts);
+    let parts = parts.map(|(one, text)| (one.client.as_deref(), one.nsid, text.as_str()));
+    merged(parts)
+        .into_iter()
+        .map(|(about, what)| wrapped(&format!("{about}{what}"), "- ", "  "))
+        .collect()
 }
 
 fn paragraphs(list: &[String], indent: &str) -> String {
