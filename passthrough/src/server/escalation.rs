@@ -29,7 +29,7 @@ pub enum Step {
 /// How long each step has.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Times {
-    /// For aborted commands to end; the others of the queue may end by themselves as long.
+    /// For Aborts to be sent one after the other (at most 16), and as long again for aborted commands to end; the others of the queue may end by themselves as long.
     pub abort_grace: Duration,
     /// Between two tries to make the queue anew.
     pub rebuild_again: Duration,

@@ -18,6 +18,8 @@ use crate::controller::Health;
 const LOOK_AGAIN: Duration = Duration::from_millis(1);
 /// How often the status of the controllers is looked at; resets are announced as late as this.
 const LOOK_AT_CONTROLLERS: Duration = Duration::from_secs(1);
+/// Commands of a queue that are aborted. Of more than these nothing else is to be expected than of those: its deletion ends all of them, and other clients' queues wait for this thread.
+const MOST_ABORTS: usize = 16;
 /// How often controllers are asked for their health although no client has asked; warnings are told of as late as this.
 const WATCH_HEALTH: Duration = Duration::from_secs(60);
 
@@ -245,7 +247,7 @@ impl Work {
                 self.cases.swap_remove(index);
                 continue;
             };
-            match case.look_after(controller, &self.herald) {
+            match case.look_after(controller, &self.herald, self.times.abort_grace) {
                 None => index += 1,
                 Some(usable) => self.cases.swap_remove(index).give_back(usable),
             }
@@ -322,7 +324,12 @@ impl Work {
 
 impl Case {
     /// One look, and what is to be done then. Whether the queue can be used, once it is to go back.
-    fn look_after(&mut self, controller: &Controller, herald: &Herald) -> Option<bool> {
+    fn look_after(
+        &mut self,
+        controller: &Controller,
+        herald: &Herald,
+        abort_grace: Duration,
+    ) -> Option<bool> {
         while let Some(completion) = self.queue.poll() {
             if completion.outcome != Outcome::TimedOut {
                 self.overdue.retain(|token| *token != completion.token);
@@ -346,7 +353,7 @@ impl Case {
                     controller: self.controller,
                     commands: self.overdue.len(),
                 });
-                self.abort()
+                self.abort(abort_grace)
             }
             Action::DeleteQueue => {
                 herald.tell(MenderEvent::DeletingQueue {
@@ -377,13 +384,17 @@ impl Case {
         None
     }
 
-    /// Has the overdue commands aborted, one after the other.
-    fn abort(&mut self) -> Result<(), Error> {
-        for token in &self.overdue {
+    /// Has some of the overdue commands aborted, one after the other, and begins no further Abort when that long is over.
+    fn abort(&mut self, within: Duration) -> Result<(), Error> {
+        let began = Instant::now();
+        for token in self.overdue.iter().take(MOST_ABORTS) {
             if self.queue.needs_rebuild() {
                 break;
             }
             self.queue.abort(*token)?;
+            if began.elapsed() >= within {
+                break;
+            }
         }
         Ok(())
     }

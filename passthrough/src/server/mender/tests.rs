@@ -19,6 +19,10 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 impl Bench {
     fn new() -> Bench {
+        Bench::with_grace(Duration::from_millis(50))
+    }
+
+    fn with_grace(abort_grace: Duration) -> Bench {
         let transport = EmulatedTransport::open("size=16M").unwrap();
         let emulator = Arc::clone(transport.emulator());
         let options = Options {
@@ -29,7 +33,7 @@ impl Bench {
         let told = Arc::<Mutex<Vec<MenderEvent>>>::default();
         let theirs = Arc::clone(&told);
         let times = Times {
-            abort_grace: Duration::from_millis(50),
+            abort_grace,
             rebuild_again: Duration::from_millis(10),
         };
         let herald = Herald::new(move |event| theirs.lock().unwrap().push(event));
@@ -43,8 +47,12 @@ impl Bench {
     }
 
     fn queue(&self) -> IoQueue {
+        self.deep_queue(8)
+    }
+
+    fn deep_queue(&self, depth: u32) -> IoQueue {
         self.controller
-            .io_queue(QueueOptions::with_depth(8))
+            .io_queue(QueueOptions::with_depth(depth))
             .unwrap()
     }
 
@@ -160,6 +168,22 @@ fn a_command_that_no_abort_ends_loses_its_queue_and_another_queue_does_not_notic
     other.read_blocking(&namespace, 0, buffer).unwrap();
     assert_eq!(bench.controller.events().resets, 0);
     bench.works(mended);
+}
+
+/// Another client's queue waits for the same thread.
+#[test]
+fn a_queue_full_of_hanging_commands_costs_few_aborts() {
+    for (grace, most) in [(Duration::from_secs(3), 16), (Duration::ZERO, 1)] {
+        let bench = Bench::with_grace(grace);
+        let mut queue = bench.deep_queue(64);
+        bench.hang(OnAbort::NotAborted, 60);
+        bench.read(&mut queue, 0..60);
+        let mended = bench.mend(queue, Need::Overdue((0..60).collect()));
+        assert_eq!(bench.controller.events().aborts, most);
+        assert_eq!((mended.step, mended.usable), (Step::QueueDeleted, true));
+        assert_eq!(mended.completions.len(), 60);
+        bench.works(mended);
+    }
 }
 
 #[test]
