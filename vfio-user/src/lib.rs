@@ -21,6 +21,7 @@
 
 pub mod capabilities;
 mod client;
+mod closer;
 pub mod device;
 mod error;
 mod eventfd;

@@ -10,7 +10,7 @@ use std::sync::Arc;
 use nix::errno::Errno;
 use nix::fcntl::{FcntlArg, OFlag, SealFlag, fcntl};
 use nix::sys::mman::{MapFlags, MmapAdvise, ProtFlags, madvise, mmap, munmap};
-use nix::sys::stat::{SFlag, fstat};
+use nix::sys::stat::fstat;
 use nix::sys::statfs::{HUGETLBFS_MAGIC, TMPFS_MAGIC, fstatfs};
 use nix::unistd::{SysconfVar, sysconf};
 
@@ -64,15 +64,10 @@ pub enum MemoryError {
         /// Bytes of a page of the file.
         page_size: u64,
     },
-    /// The descriptor is not a file: a directory, socket, pipe, device or something else without memory of its own.
-    #[error("the descriptor is not a regular file")]
-    NotAFile,
-    /// The file is kept by a file system on a disk, on another machine or in another process: an access could wait for these, for as long as its client likes.
-    #[error("the file is not kept in memory (file system type {file_system:#x})")]
-    NotInMemory {
-        /// Its type, as statfs(2) tells it.
-        file_system: i64,
-    },
+    /// The descriptor is not a file that is kept in memory: a directory, socket, pipe or device, or a file on a disk, on another machine or in another process. An access to those could wait for as
+    /// long as the client likes, and so could the question what it is.
+    #[error("the descriptor is not a file that is kept in memory")]
+    NotInMemory,
     /// The file ends before the memory does.
     #[error("the file has {size} bytes, fewer than offset {offset:#x} and length {length:#x} need")]
     TooShort {
@@ -100,7 +95,7 @@ impl MemoryError {
     pub const fn errno(&self) -> Errno {
         match self {
             Self::Length { .. } | Self::Alignment { .. } | Self::TooShort { .. } => Errno::EINVAL,
-            Self::NotAFile | Self::NotInMemory { .. } => Errno::ENODEV,
+            Self::NotInMemory => Errno::ENODEV,
             Self::Access { .. } => Errno::EACCES,
             Self::System(errno) => *errno,
         }
@@ -128,10 +123,11 @@ impl ClientMemory {
             .checked_add(length)
             .filter(|end| i64::try_from(*end).is_ok())
             .ok_or(MemoryError::Length { length })?;
-        let status = fstat(&descriptor).map_err(MemoryError::System)?;
-        if SFlag::from_bits_truncate(status.st_mode) & SFlag::S_IFMT != SFlag::S_IFREG {
-            return Err(MemoryError::NotAFile);
+        // Before anything else is asked: of any other file, the answer could take for ever.
+        if !is_in_memory(&descriptor) {
+            return Err(MemoryError::NotInMemory);
         }
+        let status = fstat(&descriptor).map_err(MemoryError::System)?;
         let page_size = mapping_page_size(&descriptor, status.st_blksize)?;
         if (offset | length) & (page_size - 1) != 0 {
             return Err(MemoryError::Alignment {
@@ -237,6 +233,11 @@ pub(crate) fn page_size() -> u64 {
         .unwrap_or(4096)
 }
 
+/// Whether a descriptor is a regular file that is kept in memory, opened to be read or written. Only such have seals, if none that are set, and the kernel tells them without asking a file system.
+pub(crate) fn is_in_memory(descriptor: &OwnedFd) -> bool {
+    fcntl(descriptor, FcntlArg::F_GET_SEALS).is_ok()
+}
+
 /// The pages that a mapping of the file is made of.
 fn mapping_page_size(descriptor: &OwnedFd, block_size: i64) -> Result<u64, MemoryError> {
     let file_system = fstatfs(descriptor)
@@ -250,9 +251,7 @@ fn mapping_page_size(descriptor: &OwnedFd, block_size: i64) -> Result<u64, Memor
             .ok()
             .filter(|size| size.is_power_of_two())
             .map_or(page_size(), |size| size.max(page_size()))),
-        other => Err(MemoryError::NotInMemory {
-            file_system: other.0,
-        }),
+        _ => Err(MemoryError::NotInMemory),
     }
 }
 

@@ -7,19 +7,21 @@ mod stop;
 
 use std::collections::VecDeque;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use nix::poll::{PollFd, PollFlags, ppoll};
+use nix::sys::socket::{Shutdown, shutdown};
 use nix::sys::time::TimeSpec;
 use thiserror::Error;
 
 pub use doorkeeper::{Doorkeeper, Peer, Refused};
 pub use stop::Stop;
 
+use crate::closer::{Closer, Connection};
 use crate::device::{Device, Errno};
 use crate::session::{Session, SessionEnd, SessionOptions, SessionState};
 use crate::socket::Socket;
@@ -97,11 +99,17 @@ pub struct Server {
     listener: UnixListener,
     path: BoundPath,
     options: ServerOptions,
+    /// Who closes what clients leave behind.
+    clients: Closer,
+    /// Who closes what those leave behind that are not admitted. They are not to use up what clients have.
+    strangers: Closer,
 }
 
 impl Server {
     /// How long nobody is accepted after the system had no descriptor for one.
     const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
+    /// How long nobody is accepted while there is too much to be closed.
+    const UNCLOSED: Duration = Duration::from_secs(1);
     /// Clients that are being told that somebody else is there, and those that wait for it, at most so many each.
     const REFUSALS: usize = 16;
     /// How long a client waits for the one that is there before it is refused. A process that was killed can leave its connection open for a moment longer than it lives
@@ -124,6 +132,8 @@ impl Server {
             listener: listener.into(),
             path,
             options,
+            clients: Closer::default(),
+            strangers: Closer::default(),
         })
     }
 
@@ -178,6 +188,19 @@ impl Server {
     }
 }
 
+/// Whoever waits to be accepted is sent away, with whatever he has sent already.
+impl Drop for Server {
+    fn drop(&mut self) {
+        // From here on nobody else comes. The listener does not block, so this ends.
+        let _ = shutdown(self.listener.as_raw_fd(), Shutdown::Both);
+        while let Ok((stream, _)) = self.listener.accept() {
+            if let Ok(socket) = Socket::from_descriptor(stream.into()) {
+                drop(Connection::new(socket, self.strangers.clone()));
+            }
+        }
+    }
+}
+
 impl AsFd for Server {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.listener.as_fd()
@@ -189,7 +212,7 @@ struct Serving<'a> {
     server: &'a Server,
     session: Option<(Session, Peer)>,
     /// Who came while somebody was there, and until when they wait; the first to come first.
-    newcomers: VecDeque<(Socket, Peer, Instant)>,
+    newcomers: VecDeque<(Connection, Peer, Instant)>,
     refusals: Vec<Refusal>,
     /// When to accept again, after descriptors had run out.
     accept_again: Option<Instant>,
@@ -250,6 +273,14 @@ impl Serving<'_> {
                 return;
             }
             self.accept_again = None;
+            if self.server.clients.is_full() || self.server.strangers.is_full() {
+                // Who waits to be accepted has no descriptor of this process, and nothing that it would have to close.
+                tracing::warn!(
+                    "no client is accepted: what earlier ones have sent cannot be closed"
+                );
+                self.accept_again = Some(Instant::now() + Server::UNCLOSED);
+                return;
+            }
             // Nothing here waits: the listener does not, and neither does a `Socket`.
             let error = match self.server.listener.accept() {
                 Ok((stream, _)) => {
@@ -286,16 +317,25 @@ impl Serving<'_> {
                 return;
             }
         };
-        let peer = match Peer::of(&socket) {
+        let peer = Peer::of(&socket);
+        let admitted = match (&peer, &self.server.options.doorkeeper) {
+            (Ok(peer), Some(doorkeeper)) => doorkeeper.admit(peer),
+            (Ok(_), None) => Ok(()),
+            (Err(_), _) => Err(Errno::EACCES),
+        };
+        let closer = match admitted {
+            Ok(()) => &self.server.clients,
+            Err(_) => &self.server.strangers,
+        };
+        let socket = Connection::new(socket, closer.clone());
+        let peer = match peer {
             Ok(peer) => peer,
             Err(error) => {
                 tracing::warn!(%error, "a client that the system does not know");
                 return;
             }
         };
-        if let Some(doorkeeper) = &self.server.options.doorkeeper
-            && let Err(errno) = doorkeeper.admit(&peer)
-        {
+        if let Err(errno) = admitted {
             return self.refuse(socket, &peer, &Refused::NotAdmitted(errno));
         }
         if self.session.is_none() {
@@ -310,7 +350,7 @@ impl Serving<'_> {
         self.newcomers.push_back((socket, peer, until));
     }
 
-    fn refuse(&mut self, socket: Socket, peer: &Peer, why: &Refused) {
+    fn refuse(&mut self, socket: Connection, peer: &Peer, why: &Refused) {
         if let Some(doorkeeper) = &self.server.options.doorkeeper {
             doorkeeper.refused(peer, why);
         }
@@ -349,8 +389,8 @@ impl Serving<'_> {
             .is_some_and(|(session, _)| session.state() == SessionState::Open)
     }
 
-    fn begin(&mut self, socket: Socket, peer: Peer, device: &dyn Device) {
-        match Session::new(socket, self.server.options.session.clone()) {
+    fn begin(&mut self, socket: Connection, peer: Peer, device: &dyn Device) {
+        match Session::over(socket, self.server.options.session.clone()) {
             Ok(session) => {
                 let Peer { pid, uid, gid, .. } = peer;
                 tracing::info!(pid, uid, gid, "a client has connected");

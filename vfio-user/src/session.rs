@@ -18,6 +18,7 @@ use nix::sys::socket::UnixCredentials;
 pub use end::SessionEnd;
 
 use crate::capabilities::Capabilities;
+use crate::closer::{Closer, Connection, closes_at_once};
 use crate::device::{Device, Errno, Progress};
 use crate::memory::page_size;
 use crate::message::MAX_VERSION_DATA;
@@ -93,9 +94,12 @@ pub enum SessionState {
 /// message is taken in.
 ///
 /// The descriptor stays open until the session is dropped: a client that is sent away learns of it only when the device has let go of its memory.
+///
+/// What the client sends is closed by other threads where that could take time, four for a session at most. They go on when the session has been dropped; who serves clients that come again and again is better off with a
+/// [`Server`](crate::Server), whose sessions share them, and which lets nobody in while they lag behind.
 #[derive(Debug)]
 pub struct Session {
-    socket: Socket,
+    socket: Connection,
     peer: UnixCredentials,
     options: SessionOptions,
     reader: MessageReader,
@@ -146,6 +150,11 @@ impl Session {
     /// # Errors
     /// When the system does not tell who the client is.
     pub fn new(socket: Socket, options: SessionOptions) -> Result<Self, SocketError> {
+        Self::over(Connection::new(socket, Closer::default()), options)
+    }
+
+    /// The same, with who closes what the client sends.
+    pub(crate) fn over(socket: Connection, options: SessionOptions) -> Result<Self, SocketError> {
         let peer = socket.peer()?;
         let descriptors = options.capabilities.max_msg_fds as usize;
         Ok(Self {
@@ -268,7 +277,7 @@ impl Session {
             let reason = std::mem::replace(reason, SessionEnd::Closed);
             self.maps.clear();
             self.outgoing = Outgoing::default();
-            // Descriptors of a message that never became whole.
+            self.close_unread();
             self.reader = MessageReader::new(0, 0);
             self.phase = Phase::Ended(reason);
         }
@@ -298,13 +307,32 @@ impl Session {
                 self.reply(&settling.header, &settling.reply());
                 continue;
             }
-            let Some(message) = self.receive()? else {
+            let Some(mut message) = self.receive()? else {
                 return Ok(());
             };
-            self.handle(message, device)?;
+            // Nothing that is left in the message takes time to close, whatever becomes of it.
+            let (of_use, other): (Vec<_>, Vec<_>) = std::mem::take(&mut message.descriptors)
+                .into_iter()
+                .partition(closes_at_once);
+            message.descriptors = of_use;
+            let useless = other.len();
+            for descriptor in other {
+                self.socket.closer().close(descriptor);
+            }
+            if self.socket.closer().is_full() {
+                return Err(SessionEnd::Unclosed);
+            }
+            self.handle(message, useless, device)?;
         }
         self.outgoing.send(&self.socket)?;
         Ok(())
+    }
+
+    /// Closes the descriptors of a message that never became whole.
+    fn close_unread(&mut self) {
+        for descriptor in self.reader.take_descriptors() {
+            self.socket.closer().close(descriptor);
+        }
     }
 
     /// Ends the session if the client has gone while its reply was held.
@@ -353,6 +381,12 @@ impl Session {
             }
         }
         Ok(())
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        self.close_unread();
     }
 }
 

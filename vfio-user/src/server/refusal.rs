@@ -3,13 +3,14 @@
 use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
+use crate::closer::Connection;
 use crate::device::Errno;
 use crate::message::MAX_VERSION_DATA;
-use crate::socket::{MessageReader, Socket};
+use crate::socket::MessageReader;
 
-/// A connection whose VERSION is answered with an error.
+/// A connection whose VERSION is answered with an error. Descriptors that come over it are never received, and with them it ends.
 pub(super) struct Refusal {
-    socket: Socket,
+    socket: Connection,
     reader: MessageReader,
     until: Instant,
     answer: Errno,
@@ -19,10 +20,10 @@ impl Refusal {
     /// How long a client may take to say its version.
     const TIMEOUT: Duration = Duration::from_secs(1);
 
-    pub(super) fn new(socket: Socket, answer: Errno) -> Self {
+    pub(super) fn new(socket: Connection, answer: Errno) -> Self {
         Self {
             socket,
-            reader: MessageReader::new(MAX_VERSION_DATA as u32 + 8, 1),
+            reader: MessageReader::new(MAX_VERSION_DATA as u32 + 8, 0),
             until: Instant::now() + Self::TIMEOUT,
             answer,
         }

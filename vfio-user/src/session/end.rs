@@ -48,6 +48,9 @@ pub enum SessionEnd {
         /// Where the device saw the mapping.
         address: u64,
     },
+    /// The client sent descriptors that block whoever closes them, one after the other.
+    #[error("the client's descriptors cannot be closed")]
+    Unclosed,
     /// The stream of messages broke, or the system failed.
     #[error(transparent)]
     Socket(#[from] SocketError),

@@ -9,7 +9,7 @@ use crate::device::{
     Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Progress, Region, RegionFlags,
 };
 use crate::eventfd::Eventfd;
-use crate::memory::{ClientMemory, page_size};
+use crate::memory::{ClientMemory, MemoryError, page_size};
 use crate::message::{
     Command, DmaMap, DmaUnmap, Header, IrqInfo, IrqSetData, Kind, RegionAccess, RegionInfo,
     RegionIoFds, RegionWrites, Reply, Request, SetIrqs,
@@ -17,14 +17,15 @@ use crate::message::{
 use crate::socket::Message;
 
 impl Session {
-    /// Does what a message asks for, and puts the reply there.
+    /// Does what a message asks for, and puts the reply there. Beside the descriptors that it has it came with `useless` ones, which are no memory and no eventfds.
     pub(super) fn handle(
         &mut self,
         message: Message,
+        useless: usize,
         device: &dyn Device,
     ) -> Result<(), SessionEnd> {
         if let Phase::Connected { .. } = self.phase {
-            return self.negotiate(&message);
+            return self.negotiate(&message, useless);
         }
         let Message {
             header,
@@ -34,7 +35,7 @@ impl Session {
         if !matches!(header.kind, Kind::Command { .. }) {
             return Err(SessionEnd::Reply(header.command));
         }
-        if let Err(errno) = self.dispatch(&header, &payload, descriptors, device) {
+        if let Err(errno) = self.dispatch(&header, &payload, descriptors, useless, device) {
             tracing::debug!(pid = self.peer.pid(), command = %header.command, %errno, "a request is refused");
             self.reply_error(&header, errno);
         }
@@ -46,6 +47,7 @@ impl Session {
         header: &Header,
         payload: &[u8],
         descriptors: Vec<OwnedFd>,
+        useless: usize,
         device: &dyn Device,
     ) -> Result<(), Errno> {
         // SPDK sends the descriptor of the memory with its unmap too.
@@ -54,7 +56,7 @@ impl Session {
             Command::DEVICE_SET_IRQS => usize::MAX,
             _ => 0,
         };
-        if descriptors.len() > most {
+        if descriptors.len() + useless > most {
             return Err(Errno::EINVAL);
         }
         let request = Request::decode(header.command, payload).map_err(|error| error.errno())?;
@@ -86,6 +88,7 @@ impl Session {
                 };
                 self.reply(header, &Reply::DeviceGetIrqInfo(info));
             }
+            Request::DeviceSetIrqs(_) if useless > 0 => return Err(Errno::EINVAL),
             Request::DeviceSetIrqs(set) => {
                 set_irqs(&set, descriptors, device)?;
                 self.reply(header, &Reply::DeviceSetIrqs);
@@ -101,7 +104,10 @@ impl Session {
                 self.settle(header, Began::RegionWrites(count), device);
             }
             Request::DmaMap(map) => {
-                let mapped = self.dma_map(&map, descriptors.into_iter().next(), device);
+                let mapped = match descriptors.into_iter().next() {
+                    None if useless > 0 => Err(MemoryError::NotInMemory.errno()),
+                    descriptor => self.dma_map(&map, descriptor, device),
+                };
                 if let Err(errno) = mapped
                     && self.refused_maps.len() < Self::MESSAGES
                 {

@@ -10,9 +10,13 @@ use crate::socket::Message;
 
 impl Session {
     /// Takes the client's VERSION, answers it and opens the session.
-    pub(super) fn negotiate(&mut self, message: &Message) -> Result<(), SessionEnd> {
+    pub(super) fn negotiate(
+        &mut self,
+        message: &Message,
+        useless: usize,
+    ) -> Result<(), SessionEnd> {
         let header = message.header;
-        let refused = match self.agree(message) {
+        let refused = match self.agree(message, useless) {
             Ok((minor, text)) => {
                 let version = Version {
                     major: VERSION_MAJOR,
@@ -34,14 +38,14 @@ impl Session {
     }
 
     /// The minor version and the capabilities to answer with.
-    fn agree(&mut self, message: &Message) -> Result<(u16, String), SessionEnd> {
+    fn agree(&mut self, message: &Message, useless: usize) -> Result<(u16, String), SessionEnd> {
         let command = message.header.command;
         if command != Command::VERSION {
             return Err(SessionEnd::NotVersion(command));
         }
         // It cannot go without a reply.
         if message.header.kind != (Kind::Command { no_reply: false })
-            || !message.descriptors.is_empty()
+            || message.descriptors.len() + useless > 0
         {
             return Err(SessionEnd::BadVersion(
                 "flags or descriptors that a version does not have".into(),

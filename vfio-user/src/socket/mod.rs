@@ -12,10 +12,11 @@ use std::path::Path;
 use std::time::Duration;
 
 use nix::errno::Errno;
-use nix::sys::socket::sockopt::{PeerCredentials, SockType};
+use nix::sys::socket::sockopt::{OobInline, PeerCredentials, SockType};
 use nix::sys::socket::{
     AddressFamily, ControlMessage, MsgFlags, Shutdown, SockFlag, SockType as Type, UnixAddr,
-    UnixCredentials, connect, getsockname, getsockopt, sendmsg, shutdown, socket, socketpair,
+    UnixCredentials, connect, getsockname, getsockopt, sendmsg, setsockopt, shutdown, socket,
+    socketpair,
 };
 use thiserror::Error;
 
@@ -142,6 +143,9 @@ impl Socket {
         if !stream || getsockname::<UnixAddr>(descriptor.as_raw_fd()).is_err() {
             return Err(SocketError::NotASocket);
         }
+        // A byte that is sent out of band comes like any other, with its descriptors: the kernel would drop them with it, and wait for that.
+        setsockopt(&descriptor, OobInline, &true)
+            .map_err(SocketError::os("setting up the socket"))?;
         Ok(Self { descriptor })
     }
 
@@ -213,11 +217,12 @@ impl Socket {
         Ok(())
     }
 
-    /// Receives what is there, at most `buffer.len()` bytes, and appends the descriptors beside it to `descriptors`, each closed on exec.
+    /// Receives what is there, at most `buffer.len()` bytes, and appends the descriptors beside it to `descriptors`, each closed on exec. With a `limit` of 0, bytes that have
+    /// descriptors beside them are not received, and the descriptors stay in the socket: to drop one could take time.
     ///
     /// # Errors
-    /// [`SocketError::Closed`] where the peer was reset, [`SocketError::TooManyDescriptors`] where more than `limit` would be in `descriptors` (those that came are
-    /// closed), [`SocketError::Os`].
+    /// [`SocketError::Closed`] where the peer was reset, [`SocketError::TooManyDescriptors`] where more than `limit` would be in `descriptors` (those that came
+    /// are in it), [`SocketError::Os`].
     pub fn try_receive(
         &self,
         buffer: &mut [u8],
@@ -231,6 +236,24 @@ impl Socket {
     pub fn end(&self) {
         // It can only fail where the connection has ended already.
         let _ = shutdown(self.descriptor.as_raw_fd(), Shutdown::Write);
+    }
+
+    /// Ends the connection in both directions, and throws away what was received and not read. False where a descriptor is among that: closing the socket closes it, which can take as long as its
+    /// owner likes.
+    pub(crate) fn drain(&self) -> bool {
+        // From here on nothing more comes.
+        if shutdown(self.descriptor.as_raw_fd(), Shutdown::Both).is_err() {
+            return false;
+        }
+        let mut scrap = [0; 4096];
+        loop {
+            match self.try_receive(&mut scrap, &mut Vec::new(), 0) {
+                // The peer has gone without reading all. That is told once, and before the end.
+                Ok(Received::Bytes(_)) | Err(SocketError::Closed) => {}
+                Ok(Received::End) => return true,
+                Ok(Received::Nothing) | Err(_) => return false,
+            }
+        }
     }
 
     /// Waits until there is something to receive, or the peer is gone.
@@ -253,5 +276,11 @@ impl Socket {
 impl AsFd for Socket {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.descriptor.as_fd()
+    }
+}
+
+impl From<Socket> for OwnedFd {
+    fn from(socket: Socket) -> OwnedFd {
+        socket.descriptor
     }
 }

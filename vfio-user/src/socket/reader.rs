@@ -109,6 +109,11 @@ impl MessageReader {
         }
     }
 
+    /// The descriptors of a message that did not become whole.
+    pub(crate) fn take_descriptors(&mut self) -> Vec<OwnedFd> {
+        std::mem::take(&mut self.descriptors)
+    }
+
     fn take(&mut self) -> Option<Message> {
         let header = self.header.take()?;
         self.received = 0;

@@ -1,0 +1,146 @@
+//! Closing descriptors that may take their time.
+//!
+//! The last close of a file does what its kind does then, and that can be a wait for as long as whoever sent it likes: a TCP socket that lingers over a peer that reads nothing, a file of a
+//! file system that another process serves. A client that passes such a descriptor on and closes its own has the last close done by whoever received it; by whoever closes the connection, if nobody did.
+//! So descriptors that are not of a kind known to close at once, and connections with such in their queue, are closed by threads that nobody waits for.
+#![allow(unsafe_code)] // a socket moves out of a value that is being dropped
+
+use std::collections::VecDeque;
+use std::mem::ManuallyDrop;
+use std::ops::Deref;
+use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+use crate::eventfd::is_eventfd;
+use crate::memory::is_in_memory;
+use crate::socket::Socket;
+
+/// Threads that close what one set of clients left behind. They live while there is something to close.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct Closer {
+    queue: Arc<Mutex<Queue>>,
+}
+
+#[derive(Debug, Default)]
+struct Queue {
+    waiting: VecDeque<OwnedFd>,
+    threads: usize,
+}
+
+impl Closer {
+    /// At most so many threads wait.
+    const THREADS: usize = 4;
+    /// With so many descriptors that no thread has come to, nothing more is to be taken in.
+    const FULL: usize = 64;
+    const STACK: usize = 64 << 10;
+
+    /// Whether so much is still to be closed that whoever brings more is to be kept out. It is for the owner to ask: nothing that was taken in is ever closed by the caller instead.
+    pub(crate) fn is_full(&self) -> bool {
+        self.queue().waiting.len() >= Self::FULL
+    }
+
+    /// Closes a descriptor, soon, and elsewhere unless that takes no time.
+    pub(crate) fn close(&self, descriptor: OwnedFd) {
+        if !closes_at_once(&descriptor) {
+            self.close_elsewhere(descriptor);
+        }
+    }
+
+    fn close_elsewhere(&self, descriptor: OwnedFd) {
+        let mut queue = self.queue();
+        queue.waiting.push_back(descriptor);
+        if queue.threads >= Self::THREADS {
+            return;
+        }
+        let theirs = Self::clone(self);
+        let spawned = thread::Builder::new()
+            .name("closer".into())
+            .stack_size(Self::STACK)
+            .spawn(move || theirs.run());
+        match spawned {
+            Ok(_) => queue.threads += 1,
+            // It waits for the next one that is to be closed.
+            Err(error) => tracing::warn!(%error, "no thread to close what a client sent"),
+        }
+    }
+
+    fn run(&self) {
+        loop {
+            let mut queue = self.queue();
+            let Some(descriptor) = queue.waiting.pop_front() else {
+                queue.threads -= 1;
+                return;
+            };
+            drop(queue);
+            drop(descriptor);
+        }
+    }
+
+    fn queue(&self) -> MutexGuard<'_, Queue> {
+        self.queue.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Those that no thread could be had for stay open: whoever drops the queue is not to wait for them.
+impl Drop for Queue {
+    fn drop(&mut self) {
+        for descriptor in self.waiting.drain(..) {
+            let _ = descriptor.into_raw_fd();
+        }
+    }
+}
+
+/// Whether the last close of it takes no time, whatever its owner does. Asking takes none either: no file system is asked.
+pub(crate) fn closes_at_once(descriptor: &OwnedFd) -> bool {
+    is_in_memory(descriptor) || is_eventfd(descriptor)
+}
+
+/// A client's connection, which is closed without waiting for what the client has left in it.
+#[derive(Debug)]
+pub(crate) struct Connection {
+    socket: ManuallyDrop<Socket>,
+    closer: Closer,
+}
+
+impl Connection {
+    pub(crate) const fn new(socket: Socket, closer: Closer) -> Self {
+        Self {
+            socket: ManuallyDrop::new(socket),
+            closer,
+        }
+    }
+
+    /// Who closes it, and what came over it.
+    pub(crate) const fn closer(&self) -> &Closer {
+        &self.closer
+    }
+}
+
+impl Deref for Connection {
+    type Target = Socket;
+
+    fn deref(&self) -> &Socket {
+        &self.socket
+    }
+}
+
+impl Drop for Connection {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here, and the value is not used any more.
+        let socket = unsafe { ManuallyDrop::take(&mut self.socket) };
+        if !socket.drain() {
+            self.closer.close_elsewhere(socket.into());
+        }
+    }
+}
+
+impl AsFd for Connection {
+    fn as_fd(&self) -> std::os::fd::BorrowedFd<'_> {
+        self.socket.as_fd()
+    }
+}
+
+#[cfg(test)]
+#[path = "closer_tests.rs"]
+mod tests;

@@ -1,0 +1,62 @@
+use std::os::fd::AsFd;
+use std::time::{Duration, Instant};
+
+use super::*;
+
+#[test]
+fn what_closes_at_once_is_told_apart() {
+    let (pipe, _end) = std::io::pipe().expect("a pipe");
+    let (socket, _peer) = Socket::pair().expect("sockets");
+    let memory = nix::sys::memfd::memfd_create("m", nix::sys::memfd::MFdFlags::empty());
+    let eventfd = nix::sys::eventfd::EventFd::new().expect("an eventfd");
+    let shared = tempfile::tempfile_in("/dev/shm").expect("a file in memory");
+    let other = std::fs::File::open("/proc/self/maps").expect("open");
+    let directory = std::fs::File::open("/dev/shm").expect("open");
+    let cases: [(OwnedFd, bool); 7] = [
+        (memory.expect("a memfd"), true),
+        (eventfd.into(), true),
+        (shared.into(), true),
+        (pipe.into(), false),
+        (socket.into(), false),
+        (other.into(), false),
+        (directory.into(), false),
+    ];
+    for (index, (descriptor, at_once)) in cases.iter().enumerate() {
+        assert_eq!(closes_at_once(descriptor), *at_once, "{index}");
+    }
+}
+
+#[test]
+fn everything_is_closed_and_the_threads_end() {
+    let closer = Closer::default();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    for _ in 0..1000 {
+        closer.close(writer.as_fd().try_clone_to_owned().expect("a duplicate"));
+    }
+    drop(writer);
+    let begun = Instant::now();
+    let mut end = [nix::poll::PollFd::new(
+        reader.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    while nix::poll::poll(&mut end, 1_u8) != Ok(1) || closer.queue().threads > 0 {
+        assert!(begun.elapsed() < Duration::from_secs(20));
+    }
+    assert!(!closer.is_full());
+}
+
+#[test]
+fn a_connection_without_descriptors_is_closed_at_once() {
+    let (client, server) = Socket::pair().expect("sockets");
+    let closer = Closer::default();
+    client
+        .send_all(
+            &[0; 10_000],
+            &[],
+            crate::Deadline::after(Duration::from_secs(9)),
+        )
+        .expect("sent");
+    drop(Connection::new(server, closer.clone()));
+    assert_eq!(closer.queue().threads, 0);
+    assert!(client.try_send(&[0], &[]).is_err());
+}
