@@ -18,6 +18,7 @@
 //! | `watch` | commands that do not end, queues that are lost, clients that want their memory back |
 //! | `personality` | what a client is told of its controller |
 //! | `operator` | admin commands of a client that is alone |
+//! | `under_way` | which of these has not ended |
 //! | `bucket`, `clock` | ceilings, and the time |
 //! | `shutdown` | what a client wrote, made durable when it announces a shutdown |
 
@@ -55,6 +56,7 @@ mod shutdown;
 mod slices;
 mod submit;
 mod target;
+mod under_way;
 mod watch;
 
 pub use build::{BuildError, Ceilings, Isolated, LentNamespaceConfig, VirtualConfig};
@@ -64,6 +66,7 @@ pub use personality::Personality;
 pub use ranges::{CopyLimits, DeallocateLimits};
 pub use slices::{Slice, SliceError, SliceMap};
 pub use target::TargetLimits;
+pub(crate) use under_way::UnderWay;
 
 use bucket::Bucket;
 use engine::{Ended, Engine};
@@ -109,13 +112,20 @@ impl<P: Policy + ?Sized> VirtualController<P> {
         self
     }
 
-    /// Has the client's commands of the operator classes carried out, by a thread that this starts. Without it they are refused, whatever the policy says.
+    /// Has the client's commands of the operator classes carried out, by a thread that this starts. Without it they are refused, whatever the policy says. To drop this
+    /// controller waits for the command that is under way.
     ///
     /// # Errors
     /// [`Error::Thread`] where the system gives none.
     pub fn with_operator(mut self) -> Result<Self, Error> {
         self.operator = Some(Operator::start()?);
         Ok(self)
+    }
+
+    /// The operator's command that is under way, for those who wait for its end.
+    pub(crate) fn under_way(&self) -> Option<UnderWay> {
+        let operator = self.operator.as_ref();
+        operator.map(|operator| operator.under_way().clone())
     }
 
     /// Looks at the clock, and who the client is.
@@ -203,12 +213,12 @@ impl<P: Policy + ?Sized> VirtualController<P> {
     /// # Errors
     /// How it ends at once.
     #[cold]
-    fn operate(&mut self, mut order: Box<Order>, started: Option<Started>) -> Result<(), Status> {
+    fn operate(&mut self, order: Box<Order>, started: Option<Started>) -> Result<(), Status> {
         let Some(operator) = &mut self.operator else {
             return Err(Reason::Unavailable.status());
         };
-        order.record = started.and_then(|started| self.gate.hand_over(started));
-        if let Some(nsid) = operator.start_command(order)? {
+        let record = started.and_then(|started| self.gate.hand_over(started));
+        if let Some(nsid) = operator.start_command(order, record)? {
             self.engine.set_gone(nsid, true);
         }
         Ok(())

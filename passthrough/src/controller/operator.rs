@@ -11,6 +11,7 @@ use nvme_vfio_queues::{AdminOpcode, Command, Status};
 
 use super::namespace::LentNamespace;
 use super::target::Target;
+use super::under_way::UnderWay;
 use crate::audit::Unended;
 use crate::command::{Class, DecodedCommand, Direction, Scope};
 use crate::gate::Passed;
@@ -30,8 +31,8 @@ pub(super) struct Order {
     segments: Vec<Segment>,
     /// The namespace that it takes from the client.
     takes: Option<u32>,
-    /// What the audit waits for. The thread ends it: it alone learns what came of the command, also where the client did not wait for that.
-    pub(super) record: Option<Unended>,
+    /// The command's name in the specification.
+    name: &'static str,
 }
 
 /// Data of a command, in the server's memory.
@@ -96,6 +97,7 @@ pub(super) struct Operator {
     orders: Option<Sender<Box<Order>>>,
     answers: Receiver<Answer>,
     waiting: Vec<Waiting>,
+    under_way: UnderWay,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -162,11 +164,13 @@ impl Operator {
     pub(super) fn start() -> Result<Self, Error> {
         let (orders, taken) = mpsc::channel::<Box<Order>>();
         let (answer, answers) = mpsc::channel();
+        let under_way = UnderWay::default();
+        let its = under_way.clone();
         let thread = thread::Builder::new()
             .name("nvme-operator".into())
             .spawn(move || {
                 while let Ok(order) = taken.recv() {
-                    if answer.send(carry_out(*order)).is_err() {
+                    if answer.send(carry_out(*order, &its)).is_err() {
                         return;
                     }
                 }
@@ -176,8 +180,14 @@ impl Operator {
             orders: Some(orders),
             answers,
             waiting: Vec::new(),
+            under_way,
             thread: Some(thread),
         })
+    }
+
+    /// The command that is under way on the thread.
+    pub(super) fn under_way(&self) -> &UnderWay {
+        &self.under_way
     }
 
     /// Whether a command is under way.
@@ -226,15 +236,20 @@ impl Operator {
             data,
             segments,
             takes: takes(decoded),
-            record: None,
+            name: decoded.name,
         }))
     }
 
-    /// Has a command carried out. The namespace that it takes from the client.
+    /// Has a command carried out. The namespace that it takes from the client. The thread ends the `record`: it alone learns what came of the command, also where the client
+    /// did not wait for that.
     ///
     /// # Errors
     /// How it ends at once: there is no thread.
-    pub(super) fn start_command(&mut self, mut order: Box<Order>) -> Result<Option<u32>, Status> {
+    pub(super) fn start_command(
+        &mut self,
+        mut order: Box<Order>,
+        record: Option<Unended>,
+    ) -> Result<Option<u32>, Status> {
         let waiting = Waiting {
             tag: order.tag,
             segments: std::mem::take(&mut order.segments),
@@ -242,8 +257,12 @@ impl Operator {
             told: false,
         };
         let takes = order.takes;
-        let orders = self.orders.as_ref().ok_or(Status::INTERNAL_ERROR)?;
-        orders.send(order).map_err(|_| Status::INTERNAL_ERROR)?;
+        self.under_way.begin(order.name, record);
+        let orders = self.orders.as_ref();
+        if orders.is_none_or(|orders| orders.send(order).is_err()) {
+            self.under_way.end(Some(Status::INTERNAL_ERROR));
+            return Err(Status::INTERNAL_ERROR);
+        }
         self.waiting.push(waiting);
         Ok(takes)
     }
@@ -308,13 +327,12 @@ impl Drop for Operator {
     }
 }
 
-fn carry_out(order: Order) -> Answer {
+fn carry_out(order: Order, under_way: &UnderWay) -> Answer {
     let Order {
         tag,
         controller,
         command,
         data,
-        record,
         ..
     } = order;
     let (sent, data) = match data {
@@ -329,18 +347,16 @@ fn carry_out(order: Order) -> Answer {
         }
     };
     let declined = matches!(sent, Err(Error::Status { .. }));
-    if let Some(record) = record {
-        match &sent {
-            Ok(_) => record.end(Status::SUCCESS),
-            Err(Error::Status { status, .. }) => record.end(status.code()),
-            // It was not sent: there was no room for its data, or for it.
-            Err(Error::Dma(_) | Error::Length(_) | Error::OutOfService(_)) => {
-                record.end(Status::INTERNAL_ERROR);
-            }
-            // The controller has not said what it did.
-            Err(_) => drop(record),
+    under_way.end(match &sent {
+        Ok(_) => Some(Status::SUCCESS),
+        Err(Error::Status { status, .. }) => Some(status.code()),
+        // It was not sent: there was no room for its data, or for it.
+        Err(Error::Dma(_) | Error::Length(_) | Error::OutOfService(_)) => {
+            Some(Status::INTERNAL_ERROR)
         }
-    }
+        // The controller has not said what it did.
+        Err(_) => None,
+    });
     let (status, result, data) = match sent {
         Ok(result) => (Status::SUCCESS, result, data),
         Err(Error::Status { status, .. }) => (status.code(), 0, Vec::new()),

@@ -82,6 +82,14 @@ pub enum ServeError {
         /// How long it was waited for.
         waited: Duration,
     },
+    /// A controller still carried out operators' commands at the end of the service. What comes of them is not known.
+    #[error("{} had not ended after {waited:?}; what comes of it is not known", commands.join(", "))]
+    StillCarriedOut {
+        /// The commands, and whose they are.
+        commands: Vec<String>,
+        /// How long it was waited for.
+        waited: Duration,
+    },
 }
 
 impl ServeError {

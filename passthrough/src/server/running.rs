@@ -26,6 +26,8 @@ use crate::verdict::Policy;
 
 /// How often the main thread looks whether a socket has failed, or a controller is wanted back.
 const LOOK: u16 = 1000;
+/// How often it is looked at the end whether operators' commands have ended.
+const LOOK_AGAIN: Duration = Duration::from_millis(10);
 
 /// A group that is being served: sockets, threads and the controllers behind them. Dropped, it ends as [`finish`](Self::finish) does.
 ///
@@ -303,7 +305,7 @@ impl Serving {
     /// threads, the queues and the controllers end.
     ///
     /// # Errors
-    /// [`ServeError::StillInUse`] where commands do not end, and [`ServeError::Audit`] where the audit's file took no more. The process should end then.
+    /// [`ServeError::StillInUse`] where commands do not end, [`ServeError::StillCarriedOut`] where an operator's does not, and [`ServeError::Audit`] where the audit's file took no more. The process should end then.
     pub fn finish(mut self) -> Result<Summary, ServeError> {
         self.end()
     }
@@ -315,14 +317,18 @@ impl Serving {
         self.server_audit.record(Event::ServerStopping {
             cause: Text::from(self.ending.to_string()),
         });
-        let left = self.end_stations();
-        if !left.is_empty() {
+        let until = Instant::now() + self.end_patience;
+        let clients = self.end_stations(until);
+        let commands = self.end_operators(until);
+        let waited = self.end_patience;
+        if !clients.is_empty() || !commands.is_empty() {
             // Neither the queues nor the memory may go: their threads live on until the process ends.
             std::mem::forget(poller);
             std::mem::forget(self.mender.take());
-            return Err(ServeError::StillInUse {
-                clients: left,
-                waited: self.end_patience,
+            return Err(if clients.is_empty() {
+                ServeError::StillCarriedOut { commands, waited }
+            } else {
+                ServeError::StillInUse { clients, waited }
             });
         }
         let mut summary = Summary {
@@ -341,12 +347,29 @@ impl Serving {
         Ok(summary)
     }
 
+    /// Waits for operators' commands, which may be under way without their clients; those that do not end in time.
+    fn end_operators(&self, until: Instant) -> Vec<String> {
+        let operators = || {
+            let stations = self.stations.iter();
+            stations.filter_map(|station| Some((station, station.under_way.as_ref()?)))
+        };
+        loop {
+            let left: Vec<String> = operators()
+                .filter_map(|(station, its)| Some(format!("{} of {}", its.name()?, station.name)))
+                .collect();
+            if left.is_empty() || Instant::now() >= until {
+                operators().for_each(|(_, its)| its.give_up());
+                return left;
+            }
+            thread::sleep(LOOK_AGAIN);
+        }
+    }
+
     /// Ends the clients' threads; the names of those that do not end in time.
-    fn end_stations(&mut self) -> Vec<String> {
+    fn end_stations(&mut self, until: Instant) -> Vec<String> {
         for station in &self.stations {
             station.stop.set();
         }
-        let until = Instant::now() + self.end_patience;
         let is_running = |station: &Station| {
             station
                 .thread

@@ -21,8 +21,8 @@ use crate::audit::{Auditor, ServerAudit};
 use crate::client::{Client, Holder, Identity};
 use crate::command::ClassSet;
 use crate::controller::{
-    Ceilings, Clock, Health, Isolated, LentNamespaceConfig, Personality, Slice, VirtualConfig,
-    VirtualController,
+    Ceilings, Clock, Health, Isolated, LentNamespaceConfig, Personality, Slice, UnderWay,
+    VirtualConfig, VirtualController,
 };
 use crate::decode::Decoder;
 use crate::gate::Gate;
@@ -37,6 +37,8 @@ pub(super) struct Station {
     pub(super) stop: Arc<Stop>,
     pub(super) thread: Option<JoinHandle<()>>,
     pub(super) emulator: Arc<Emulator>,
+    /// Of an operator: its command that is under way.
+    pub(super) under_way: Option<UnderWay>,
     panicked: Arc<AtomicBool>,
 }
 
@@ -82,6 +84,7 @@ pub(super) struct Front {
     name: String,
     served: ServedController,
     listener: Listener,
+    under_way: Option<UnderWay>,
     pub(super) seat: Arc<Seat>,
 }
 
@@ -90,6 +93,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
         let name = client.policy.name.clone();
         let holder = Holder::default();
         let (handler, config, health) = self.handler(client, &holder)?;
+        let under_way = handler.under_way();
         let domain = served_domain(config.mappings);
         let emulator =
             Emulator::with_handler(config, Box::new(handler), domain).map_err(|source| {
@@ -121,6 +125,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
             name,
             served,
             listener,
+            under_way,
             seat,
         })
     }
@@ -302,6 +307,7 @@ impl Front {
             stop,
             thread: Some(thread),
             emulator,
+            under_way: self.under_way,
             panicked,
         })
     }

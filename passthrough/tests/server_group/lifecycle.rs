@@ -1,4 +1,5 @@
 //! Commands that hang, clients that go, and controllers that fail: each harms its own client alone.
+#![allow(unsafe_code)] // an admin command that carries no address
 
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
@@ -6,13 +7,13 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use nvme_vfio::{CommandError, Controller, Error, QueueOptions};
+use nvme_vfio::{AdminData, CommandError, Controller, Error, QueueOptions};
 use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, OnAbort, Until};
 use nvme_vfio_passthrough::server::ServeError;
-use nvme_vfio_queues::Status;
+use nvme_vfio_queues::{AdminOpcode, Command, Status};
 use serde_json::json;
 
-use crate::place::{Place, Service, TWO, check, fill, until};
+use crate::place::{PATIENCE, Place, Service, TWO, check, fill, until};
 use crate::raw::{DATA, DEPTH, Host, LENGTH};
 
 /// The blocks of `vm-a` on the device.
@@ -322,9 +323,91 @@ fn the_service_ends_with_commands_that_hang() {
     service.end();
 }
 
+/// A client that is alone, on the whole namespace.
+const OPERATOR: &str = r#"
+[[client]]
+name = "vm-a"
+uid = [UID]
+unsealed-memory = true
+[[client.namespace]]
+nsid = 1
+source = [{ nsid = 1 }]
+allow = ["read", "write", "flush", "format"]
+"#;
+
+/// How long the controllers' owner would wait for a format.
+const FORMAT_TIMEOUT: Duration = Duration::from_secs(40);
+
+/// Begins a format that the controller holds; true when it has ended with an error.
+fn hanging_format(service: &Service) -> JoinHandle<bool> {
+    let formats = Matcher::admin().opcode(AdminOpcode::FORMAT_NVM.0);
+    let hang = CommandFault::Hang(OnAbort::NotAborted);
+    service.device.inject(Fault::on(formats, hang));
+    let client = service.place.open("vm-a");
+    let format = Command {
+        opcode: AdminOpcode::FORMAT_NVM.0,
+        nsid: 1,
+        ..Command::ZERO
+    };
+    let waiting = thread::spawn(move || {
+        // SAFETY: a format carries no address.
+        unsafe { client.admin_raw(format, AdminData::None) }.is_err()
+    });
+    until("the format is held", || {
+        service.device.statistics().held_commands > 0
+    });
+    waiting
+}
+
+#[test]
+fn the_service_ends_although_the_controller_formats_for_long() {
+    let mut service = Service::start_with(OPERATOR, Duration::from_secs(2), FORMAT_TIMEOUT);
+    let waiting = hanging_format(&service);
+    let began = Instant::now();
+    let error = service.serving.take().unwrap().finish().unwrap_err();
+    assert!(
+        began.elapsed() < FORMAT_TIMEOUT / 2,
+        "{:?}",
+        began.elapsed()
+    );
+    let ServeError::StillCarriedOut { commands, .. } = &error else {
+        panic!("{error}");
+    };
+    assert_eq!(*commands, ["Format NVM of vm-a"]);
+    let audit = service.place.audit();
+    let formats: Vec<_> = audit
+        .iter()
+        .filter(|record| record["command"] == "Format NVM")
+        .collect();
+    assert_eq!(formats.len(), 1, "{audit:?}");
+    assert!(formats[0]["status"].is_null(), "{}", formats[0]);
+    service.device.release();
+    assert!(waiting.join().unwrap());
+}
+
+#[test]
+fn the_service_waits_at_its_end_for_a_format_that_its_client_does_not_wait_for() {
+    let mut service = Service::start_with(OPERATOR, PATIENCE, FORMAT_TIMEOUT);
+    let waiting = hanging_format(&service);
+    let device = Arc::clone(&service.device);
+    let later = thread::spawn(move || {
+        thread::sleep(Duration::from_millis(1500));
+        device.release();
+    });
+    service.serving.take().unwrap().finish().unwrap();
+    later.join().unwrap();
+    assert!(waiting.join().unwrap());
+    let audit = service.place.audit();
+    let format = audit
+        .iter()
+        .find(|record| record["command"] == "Format NVM")
+        .unwrap();
+    assert_eq!(format["status"]["sc"], 0, "{format}");
+}
+
 #[test]
 fn without_a_proof_memory_is_not_let_go_of_even_at_the_end() {
-    let mut service = Service::start_with(TWO, Duration::from_secs(3));
+    let mut service = Service::start_with(TWO, Duration::from_secs(3), Duration::from_millis(500));
     let mut host = Host::new(&service.place.socket("vm-a"), 1);
     let _data = host.lend();
     let mapped = service.controller.address_space().mappings();

@@ -114,16 +114,20 @@ impl Place {
 impl Service {
     /// Serves a device that this test can make fail, with little patience.
     pub(crate) fn start(clients: &str) -> Service {
-        Service::start_with(clients, PATIENCE)
+        Service::start_with(clients, PATIENCE, Duration::from_millis(500))
     }
 
-    /// As [`start`](Self::start), with so much patience at the end.
-    pub(crate) fn start_with(clients: &str, end_patience: Duration) -> Service {
+    /// As [`start`](Self::start), with so much patience at the end, and with admin commands.
+    pub(crate) fn start_with(
+        clients: &str,
+        end_patience: Duration,
+        admin_timeout: Duration,
+    ) -> Service {
         sigbus::install().unwrap();
         let place = Place::new("emulated:size=64M", clients);
         let options = ServeOptions {
             io_timeout: Duration::from_millis(300),
-            admin_timeout: Duration::from_millis(500),
+            admin_timeout,
             unmap_patience: Duration::from_millis(100),
             end_patience,
             times: Times {

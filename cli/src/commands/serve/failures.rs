@@ -63,7 +63,11 @@ pub(super) fn serve(error: ServeError) -> Error {
         ServeError::Virtual { client, source } => {
             virtual_controller(source).context(format_args!("client {client}"))
         }
-        ServeError::StillInUse { .. } => Error::new(Kind::Timeout, message).remedy(
+        ServeError::StillInUse { .. } | ServeError::StillCarriedOut { .. } => Error::new(
+            Kind::Timeout,
+            message,
+        )
+        .remedy(
             "The controllers are reset when this process ends; look at them with: nvme-vfio doctor",
         ),
         _ => Error::new(Kind::Environment, message),
