@@ -170,6 +170,17 @@ pub(crate) fn bar0_size(config: &Config) -> u64 {
     (0x1000 + config.doorbell_bytes()).next_power_of_two()
 }
 
+/// Configuration space as it is when the power comes.
+pub(crate) fn config_space(config: &Config) -> ConfigSpace {
+    let vectors = vectors(config);
+    ConfigSpace::new(
+        bar0_size(config),
+        interrupts::bar_size(vectors),
+        vectors,
+        interrupts::pending_offset(vectors),
+    )
+}
+
 impl Core {
     pub(crate) fn new(config: Config) -> Result<Core, ConfigError> {
         config.check()?;
@@ -209,12 +220,7 @@ impl Core {
             Doorbells::new(bytes).map_err(|source| ConfigError::Memory { bytes, source })?;
         Ok(Core {
             registers: Registers::new(&config),
-            config_space: ConfigSpace::new(
-                bar0_size(&config),
-                interrupts::bar_size(vectors),
-                vectors,
-                interrupts::pending_offset(vectors),
-            ),
+            config_space: config_space(&config),
             state: State::Disabled,
             doorbells: Arc::new(doorbells),
             interrupts: Interrupts::new(vectors),

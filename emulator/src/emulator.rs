@@ -238,10 +238,18 @@ impl Emulator {
         self.visit().paused = on;
     }
 
-    /// Resets the function if the controller is enabled or about to be disabled; whether that is complete.
-    pub(crate) fn reset_if_enabled(&self) -> bool {
+    /// Resets the function for the next host, whatever state its predecessor left it in, with the header of its configuration space; whether that is complete. One with a handler then
+    /// begins as new.
+    pub(crate) fn reset_for_next(&self) -> bool {
         let mut core = self.visit();
-        core.is_disabled() || core.function_reset()
+        let complete = core.function_reset();
+        if complete {
+            core.config_space = controller::config_space(&self.config);
+            if core.handler.is_some() {
+                core.forget_host();
+            }
+        }
+        complete
     }
 
     /// Reads BAR 4; false, with nothing done, when the range is not all inside.

@@ -4,6 +4,9 @@ use std::sync::atomic::Ordering;
 
 use crate::admin;
 use crate::admin::events::Events;
+use crate::admin::features::Features;
+use crate::admin::firmware::Firmware;
+use crate::admin::log::Logs;
 use crate::controller::{Core, State};
 use crate::fault::ControllerFault;
 use crate::interpose::Bends;
@@ -214,6 +217,15 @@ impl Core {
         self.resetting.store(true, Ordering::Relaxed);
         self.cancel_handled(u64::MAX);
         false
+    }
+
+    /// Forgets what a host saved, counted and did wrong, as no reset does: the next one is somebody else, and not to learn of it. The controller has just been reset.
+    pub(crate) fn forget_host(&mut self) {
+        self.saved = Features::new(&self.config);
+        self.features = self.saved.clone();
+        admin::features::restart(self);
+        self.firmware = Firmware::new(&self.config);
+        self.logs = Logs::default();
     }
 
     /// Has the back end or the handler give up the commands with a number below `mark`.

@@ -52,7 +52,7 @@ struct Client {
 /// controller must be stepped by a thread of its own ([`Emulator::spawn`]).
 ///
 /// When a client goes, commands in flight are waited for as long as [`Patience`] says; its mappings and interrupts end, it keeps no doorbell that rings, and
-/// a controller that it left enabled is reset. Everything else stays: registers, what configuration space holds, features, logs, data. Where the system gives no memory or descriptor for new
+/// the function is reset, also where it left the controller disabled. What outlives such a reset stays: saved features, logs, data. With a [`CommandHandler`](crate::CommandHandler), by which a controller is lent to one user after the other, only data does. Where the system gives no memory or descriptor for new
 /// doorbells, the next client cannot map any, and rings by message. Of a controller that [is broken](Emulator::is_broken) no client's end is ever complete: the
 /// client's memory is kept, and the server stops.
 #[derive(Debug)]
@@ -430,7 +430,7 @@ impl Device for ServedController {
             client.leaving = Some(wait);
             return Progress::Pending;
         }
-        if !self.emulator.reset_if_enabled() {
+        if !self.emulator.reset_for_next() {
             client.leaving = Some(wait);
             return Progress::Pending;
         }
@@ -458,5 +458,7 @@ impl Device for ServedController {
 
 #[cfg(test)]
 mod lent_tests;
+#[cfg(test)]
+mod successor_tests;
 #[cfg(test)]
 mod tests;

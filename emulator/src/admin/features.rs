@@ -1,7 +1,7 @@
 //! Get Features and Set Features.
 //!
 //! Every feature has a default, a saved and a current value. A reset brings the saved one back, which is the default until
-//! something was saved; it lasts as long as the controller.
+//! something was saved; it lasts as long as the controller, or its host where that is lent to one after the other.
 
 mod data;
 

@@ -44,7 +44,7 @@ pub(crate) struct ErrorEntry {
     pub(crate) lba: u64,
 }
 
-/// What log pages tell. It lives as long as the controller, resets included.
+/// What log pages tell. It lives as long as the controller, resets included; that of a controller with a [`CommandHandler`](crate::CommandHandler) as long as its host.
 #[derive(Debug, Default)]
 pub(crate) struct Logs {
     errors: VecDeque<(u64, ErrorEntry)>,

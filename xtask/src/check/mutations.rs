@@ -271,8 +271,8 @@ const MUTATIONS: &[Mutation] = &[
             ),
             (
                 "emulator/src/serve.rs",
-                "if !self.emulator.reset_if_enabled() {",
-                "if !self.emulator.reset_if_enabled() && client.memory.is_empty() {",
+                "if !self.emulator.reset_for_next() {",
+                "if !self.emulator.reset_for_next() && client.memory.is_empty() {",
             ),
         ],
         tests: KILLED,
