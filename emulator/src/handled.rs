@@ -10,6 +10,13 @@ use crate::handler::{FetchedCommand, Handling};
 use crate::iommu::DeviceMemory;
 use crate::namespaces::BROADCAST;
 
+/// Takes from what may be fetched in a turn. Whoever steps the controller without turns has `u32::MAX`, which has no end.
+fn spend(budget: &mut u32, count: u32) {
+    if *budget < u32::MAX {
+        *budget -= count;
+    }
+}
+
 impl Core {
     /// How many of `count` entries may be fetched now: as many as the turn, the handler and the tags allow. They are fetched. Admin commands have a small part of the turn: most are carried out at
     /// once, and take longer than an I/O command takes to be handed on.
@@ -17,11 +24,11 @@ impl Core {
         let mut count = count.min(self.budget).min(self.flights.handler_room());
         if sqid == 0 {
             count = count.min(self.admin_budget);
-            self.admin_budget -= count;
+            spend(&mut self.admin_budget, count);
         } else if let Some(handler) = &mut self.handler {
             count = count.min(handler.credit());
         }
-        self.budget -= count;
+        spend(&mut self.budget, count);
         count
     }
 
@@ -145,5 +152,53 @@ impl Core {
                 number: 0,
             });
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::Config;
+    use crate::handler::{CommandHandler, HandlerCompletion};
+
+    #[derive(Debug)]
+    struct Nobody;
+
+    impl CommandHandler for Nobody {
+        fn command(&mut self, _command: &FetchedCommand, _memory: &DeviceMemory<'_>) -> Handling {
+            Handling::Execute
+        }
+
+        fn flush(&mut self, _memory: &DeviceMemory<'_>) {}
+
+        fn poll(&mut self, _memory: &DeviceMemory<'_>, _done: &mut Vec<HandlerCompletion>) {}
+
+        fn cancel(&mut self, _tags: &[u32]) {}
+    }
+
+    fn core() -> Core {
+        Core::with_handler(Config::default(), Box::new(Nobody)).unwrap()
+    }
+
+    #[test]
+    fn without_turns_commands_never_run_out() {
+        for sqid in [0, 1] {
+            let mut core = core();
+            let mut granted = 0;
+            while granted <= u64::from(u32::MAX) + 1 {
+                let count = core.granted(sqid, u32::MAX);
+                assert!(count > 0, "after {granted} commands");
+                granted += u64::from(count);
+            }
+        }
+    }
+
+    #[test]
+    fn in_a_turn_they_do() {
+        let mut core = core();
+        (core.budget, core.admin_budget) = (10, 3);
+        assert_eq!([core.granted(0, 2), core.granted(0, 2)], [2, 1]);
+        assert_eq!([core.granted(1, 4), core.granted(1, 4)], [4, 3]);
+        assert_eq!([core.granted(0, 1), core.granted(1, 1)], [0, 0]);
     }
 }
