@@ -196,12 +196,15 @@ impl<P: Policy + ?Sized> VirtualController<P> {
 impl<P: Policy + ?Sized> VirtualController<P> {
     #[cold]
     fn poll_operator(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
-        let engine = &mut self.engine;
+        let (engine, gate) = (&mut self.engine, &mut self.gate);
         done.append(&mut self.cancelled);
         if let Some(operator) = &mut self.operator {
             operator.poll(memory, |ended: OperatorEnded| {
                 if let Some(nsid) = ended.stays {
                     engine.set_gone(nsid, false);
+                }
+                if ended.failed {
+                    gate.failed();
                 }
                 done.extend(ended.told);
             });
@@ -326,8 +329,9 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             let taken = match ordered {
                 Ok(order) => self.operate(order, started),
                 Err(status) => {
-                    if let Some(started) = started {
-                        self.gate.not_sent(started, status, self.now);
+                    match started {
+                        Some(started) => self.gate.not_sent(started, status, self.now),
+                        None => self.gate.failed(),
                     }
                     Err(status)
                 }

@@ -61,6 +61,8 @@ struct Waiting {
     segments: Vec<Segment>,
     /// The client was told already, since it wanted its memory back.
     told: bool,
+    /// The audit has only counted it.
+    counted: bool,
     /// The namespace that it takes from the client.
     takes: Option<u32>,
 }
@@ -72,6 +74,8 @@ pub(super) struct OperatorEnded {
     pub(super) told: Option<HandlerCompletion>,
     /// The namespace that it was to take from the client, and has not: the controller declined.
     pub(super) stays: Option<u32>,
+    /// The audit has only counted it, and it has not succeeded.
+    pub(super) failed: bool,
 }
 
 /// The namespace that a command takes from its client: a controller finds out how long data is from the blocks that the namespace has, and one that was deleted or detached
@@ -255,6 +259,7 @@ impl Operator {
             segments: std::mem::take(&mut order.segments),
             takes: order.takes,
             told: false,
+            counted: record.is_none(),
         };
         let takes = order.takes;
         self.under_way.begin(order.name, record);
@@ -274,9 +279,13 @@ impl Operator {
             let Some(waiting) = place.map(|place| self.waiting.swap_remove(place)) else {
                 continue;
             };
-            let stays = waiting.takes.filter(|_| answer.declined);
+            let mut ended = OperatorEnded {
+                told: None,
+                stays: waiting.takes.filter(|_| answer.declined),
+                failed: waiting.counted && !answer.status.is_success(),
+            };
             if waiting.told {
-                tell(OperatorEnded { told: None, stays });
+                tell(ended);
                 continue;
             }
             let mut status = answer.status;
@@ -288,15 +297,12 @@ impl Operator {
                 }
                 rest = later;
             }
-            let told = HandlerCompletion {
+            ended.told = Some(HandlerCompletion {
                 tag: waiting.tag,
                 status,
                 result: u64::from(answer.result),
-            };
-            tell(OperatorEnded {
-                told: Some(told),
-                stays,
             });
+            tell(ended);
         }
     }
 

@@ -160,8 +160,10 @@ impl<P: Policy + ?Sized> InProcess<P> {
             QueueKind::Io => Self::io(&self.controller, &mut self.queue, &built, data),
         });
         let now = Instant::now();
-        if let Some(started) = started {
-            self.gate.end(started, status(&result), now);
+        match started {
+            Some(started) => self.gate.end(started, status(&result), now),
+            None if result.is_err() => self.gate.failed(),
+            None => {}
         }
         Ok(Ended {
             entry: result?,

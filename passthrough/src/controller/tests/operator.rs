@@ -221,9 +221,13 @@ fn a_client_that_resets_does_not_wait_for_its_operators_command() {
 
 /// The audit's file, and a rig whose commands it has.
 fn recorded() -> (tempfile::TempDir, Auditor, Rig) {
+    recorded_with(AuditOptions::default())
+}
+
+fn recorded_with(options: AuditOptions) -> (tempfile::TempDir, Auditor, Rig) {
     let folder = tempfile::tempdir().unwrap();
     let file = audit::open(&folder.path().join("audit.jsonl")).unwrap();
-    let auditor = Auditor::start(file, AuditOptions::default()).unwrap();
+    let auditor = Auditor::start(file, options).unwrap();
     let rig = Rig::new(Plan {
         audit: Some(auditor.client(ClientId(0), "tester", 64)),
         ..plan()
@@ -231,13 +235,49 @@ fn recorded() -> (tempfile::TempDir, Auditor, Rig) {
     (folder, auditor, rig)
 }
 
-/// The records of the commands of that name.
-fn records(folder: &tempfile::TempDir, name: &str) -> Vec<serde_json::Value> {
+fn lines(folder: &tempfile::TempDir) -> Vec<serde_json::Value> {
     let text = std::fs::read_to_string(folder.path().join("audit.jsonl")).unwrap();
     text.lines()
-        .map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap())
-        .filter(|line| line["command"] == name)
+        .map(|line| serde_json::from_str(line).unwrap())
         .collect()
+}
+
+/// The records of the commands of that name.
+fn records(folder: &tempfile::TempDir, name: &str) -> Vec<serde_json::Value> {
+    let mut lines = lines(folder);
+    lines.retain(|line| line["command"] == name);
+    lines
+}
+
+#[test]
+fn what_is_only_counted_of_an_operator_fails_in_the_count_too() {
+    let (folder, auditor, rig) = recorded_with(AuditOptions {
+        others_per_second: 0,
+        ..AuditOptions::default()
+    });
+    let receive = Command {
+        opcode: AdminOpcode::SECURITY_RECEIVE.0,
+        cdw11: 512,
+        ..Command::ZERO
+    };
+    let mut data = [0; 512];
+    let declined = admin(&rig, receive, AdminData::FromController(&mut data));
+    assert_eq!(declined, Err(Status::INVALID_OPCODE));
+    // Not sent at all: other blocks.
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    assert!(admin(&rig, format(now ^ 1, 1), AdminData::None).is_err());
+    drop(rig);
+    auditor.finish().unwrap();
+    assert!(records(&folder, "Security Receive").is_empty());
+    assert!(records(&folder, "Format NVM").is_empty());
+    let lines = lines(&folder);
+    let count = |field: fn(&serde_json::Value) -> &serde_json::Value| -> u64 {
+        let counted = lines.iter().filter(|line| line["kind"] == "counted");
+        counted.filter_map(|line| field(line).as_u64()).sum()
+    };
+    assert_eq!(count(|line| &line["others"]["security"]), 1);
+    assert_eq!(count(|line| &line["others"]["format"]), 1);
+    assert_eq!(count(|line| &line["failed"]), 2);
 }
 
 #[test]
