@@ -2,8 +2,9 @@
 //!
 //! The last close of a file does what its kind does then, and that can be a wait for as long as whoever sent it likes: a TCP socket that lingers over a peer that reads nothing, a file of a
 //! file system that another process serves. A client that passes such a descriptor on and closes its own has the last close done by whoever received it; by whoever closes the connection, if nobody did.
-//! So descriptors that are not of a kind known to close at once, and connections with such in their queue, are closed by threads that nobody waits for.
-#![allow(unsafe_code)] // a socket moves out of a value that is being dropped
+//! An eventfd can, too: where it is registered with epoll, the kernel waits for whoever waits there, and he for a page of his memory. So whatever is not known to close at once, and connections with
+//! descriptors in their queue, are closed by threads that nobody waits for.
+#![allow(unsafe_code)] // what is to be closed moves out of a value that is being dropped
 
 use std::collections::VecDeque;
 use std::mem::ManuallyDrop;
@@ -11,9 +12,10 @@ use std::ops::Deref;
 use std::os::fd::{AsFd, IntoRawFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
+use std::time::{Duration, Instant};
 
-use crate::eventfd::is_eventfd;
-use crate::memory::is_in_memory;
+use crate::device::Errno;
+use crate::memory::{MemoryError, is_in_memory};
 use crate::socket::Socket;
 
 /// Threads that close what one set of clients left behind. They live while there is something to close.
@@ -26,29 +28,41 @@ pub(crate) struct Closer {
 struct Queue {
     waiting: VecDeque<OwnedFd>,
     threads: usize,
+    /// When a thread last came to one, or the first was put there.
+    moved: Option<Instant>,
 }
 
 impl Closer {
     /// At most so many threads wait.
     const THREADS: usize = 4;
-    /// With so many descriptors that no thread has come to, nothing more is to be taken in.
-    const FULL: usize = 64;
+    /// With so many descriptors waiting, and no thread coming to them for so long, nothing more is to be taken in.
+    const MANY: usize = 64;
+    const STUCK: Duration = Duration::from_secs(1);
+    /// And with so many at all. More than a client has interrupt vectors, whose eventfds it may change all at once.
+    const MOST: usize = 4096;
     const STACK: usize = 64 << 10;
 
     /// Whether so much is still to be closed that whoever brings more is to be kept out. It is for the owner to ask: nothing that was taken in is ever closed by the caller instead.
     pub(crate) fn is_full(&self) -> bool {
-        self.queue().waiting.len() >= Self::FULL
+        let queue = self.queue();
+        let stuck = queue
+            .moved
+            .is_some_and(|moved| moved.elapsed() >= Self::STUCK);
+        queue.waiting.len() >= Self::MOST || queue.waiting.len() >= Self::MANY && stuck
     }
 
     /// Closes a descriptor, soon, and elsewhere unless that takes no time.
     pub(crate) fn close(&self, descriptor: OwnedFd) {
-        if !closes_at_once(&descriptor) {
+        if !is_in_memory(&descriptor) {
             self.close_elsewhere(descriptor);
         }
     }
 
     fn close_elsewhere(&self, descriptor: OwnedFd) {
         let mut queue = self.queue();
+        if queue.waiting.is_empty() {
+            queue.moved = Some(Instant::now());
+        }
         queue.waiting.push_back(descriptor);
         if queue.threads >= Self::THREADS {
             return;
@@ -72,6 +86,7 @@ impl Closer {
                 queue.threads -= 1;
                 return;
             };
+            queue.moved = Some(Instant::now());
             drop(queue);
             drop(descriptor);
         }
@@ -91,9 +106,49 @@ impl Drop for Queue {
     }
 }
 
-/// Whether the last close of it takes no time, whatever its owner does. Asking takes none either: no file system is asked.
-pub(crate) fn closes_at_once(descriptor: &OwnedFd) -> bool {
-    is_in_memory(descriptor) || is_eventfd(descriptor)
+/// A descriptor that a client sent, which nobody waits for when it is dropped.
+#[derive(Debug)]
+pub(crate) struct Sent {
+    descriptor: ManuallyDrop<OwnedFd>,
+    closer: Closer,
+}
+
+impl Sent {
+    pub(crate) const fn new(descriptor: OwnedFd, closer: Closer) -> Self {
+        Self {
+            descriptor: ManuallyDrop::new(descriptor),
+            closer,
+        }
+    }
+
+    /// A duplicate, if it is a file that is kept in memory, whose descriptors close at once. Whether it is one takes no time to find out: no file system is asked.
+    pub(crate) fn memory(&self) -> Result<OwnedFd, MemoryError> {
+        if !is_in_memory(&self.descriptor) {
+            return Err(MemoryError::NotInMemory);
+        }
+        let copied = self.descriptor.try_clone();
+        copied.map_err(|error| {
+            MemoryError::System(Errno::from_raw(
+                error.raw_os_error().unwrap_or(libc::EMFILE),
+            ))
+        })
+    }
+}
+
+impl Deref for Sent {
+    type Target = OwnedFd;
+
+    fn deref(&self) -> &OwnedFd {
+        &self.descriptor
+    }
+}
+
+impl Drop for Sent {
+    fn drop(&mut self) {
+        // SAFETY: it is taken once, here, and the value is not used any more.
+        let descriptor = unsafe { ManuallyDrop::take(&mut self.descriptor) };
+        self.closer.close(descriptor);
+    }
 }
 
 /// A client's connection, which is closed without waiting for what the client has left in it.

@@ -7,26 +7,14 @@
 mod async_io;
 mod writer;
 
-use std::ffi::OsString;
 use std::os::fd::{AsRawFd, OwnedFd};
 
+use crate::closer::{Closer, Sent};
 use crate::device::Errno;
 use async_io::AsyncIo;
 use writer::Writer;
 
-/// What `/proc` calls an eventfd. The names of what has no path come from the kernel alone; a path begins with a slash.
-const LINK: &str = "anon_inode:[eventfd]";
-
-fn link(descriptor: &OwnedFd) -> Result<OsString, Errno> {
-    nix::fcntl::readlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()).as_str())
-}
-
-/// Whether a descriptor is known to be an eventfd. No file system is asked.
-pub(crate) fn is_eventfd(descriptor: &OwnedFd) -> bool {
-    link(descriptor).is_ok_and(|link| link == LINK)
-}
-
-/// An eventfd of a client, signalled when the device has an interrupt.
+/// An eventfd of a client, signalled when the device has an interrupt. To drop it takes no time: it is closed by a thread that nobody waits for.
 #[derive(Debug)]
 pub struct Eventfd {
     way: Way,
@@ -34,7 +22,7 @@ pub struct Eventfd {
 
 #[derive(Debug)]
 enum Way {
-    AsyncIo(&'static AsyncIo, OwnedFd),
+    AsyncIo(&'static AsyncIo, Sent),
     Writer(Writer),
 }
 
@@ -45,7 +33,15 @@ impl Eventfd {
     /// `EINVAL` when it is no eventfd; `EAGAIN` where there is no asynchronous I/O and too many threads signal eventfds already; or what the system says when it cannot be examined
     /// (which takes `/proc`).
     pub fn new(descriptor: OwnedFd) -> Result<Self, Errno> {
-        if link(&descriptor)? != LINK {
+        Self::sent(Sent::new(descriptor, Closer::default()))
+    }
+
+    /// The same, with who closes it.
+    pub(crate) fn sent(descriptor: Sent) -> Result<Self, Errno> {
+        let link =
+            nix::fcntl::readlink(format!("/proc/self/fd/{}", descriptor.as_raw_fd()).as_str())?;
+        // The names of what has no path come from the kernel alone; a path begins with a slash.
+        if link != "anon_inode:[eventfd]" {
             return Err(Errno::EINVAL);
         }
         let way = match AsyncIo::get() {

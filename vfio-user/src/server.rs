@@ -109,7 +109,7 @@ impl Server {
     /// How long nobody is accepted after the system had no descriptor for one.
     const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
     /// How long nobody is accepted while there is too much to be closed.
-    const UNCLOSED: Duration = Duration::from_secs(1);
+    const UNCLOSED: Duration = Duration::from_millis(500);
     /// Clients that are being told that somebody else is there, and those that wait for it, at most so many each.
     const REFUSALS: usize = 16;
     /// How long a client waits for the one that is there before it is refused. A process that was killed can leave its connection open for a moment longer than it lives
@@ -272,12 +272,14 @@ impl Serving<'_> {
             if !self.accepts() {
                 return;
             }
-            self.accept_again = None;
+            let waited = self.accept_again.take().is_some();
             if self.server.clients.is_full() || self.server.strangers.is_full() {
                 // Who waits to be accepted has no descriptor of this process, and nothing that it would have to close.
-                tracing::warn!(
-                    "no client is accepted: what earlier ones have sent cannot be closed"
-                );
+                if !waited {
+                    tracing::warn!(
+                        "no client is accepted while what earlier ones have sent cannot be closed"
+                    );
+                }
                 self.accept_again = Some(Instant::now() + Server::UNCLOSED);
                 return;
             }

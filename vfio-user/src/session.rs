@@ -18,7 +18,7 @@ use nix::sys::socket::UnixCredentials;
 pub use end::SessionEnd;
 
 use crate::capabilities::Capabilities;
-use crate::closer::{Closer, Connection, closes_at_once};
+use crate::closer::{Closer, Connection, Sent};
 use crate::device::{Device, Errno, Progress};
 use crate::memory::page_size;
 use crate::message::MAX_VERSION_DATA;
@@ -310,19 +310,15 @@ impl Session {
             let Some(mut message) = self.receive()? else {
                 return Ok(());
             };
-            // Nothing that is left in the message takes time to close, whatever becomes of it.
-            let (of_use, other): (Vec<_>, Vec<_>) = std::mem::take(&mut message.descriptors)
+            let closer = self.socket.closer();
+            let descriptors = std::mem::take(&mut message.descriptors)
                 .into_iter()
-                .partition(closes_at_once);
-            message.descriptors = of_use;
-            let useless = other.len();
-            for descriptor in other {
-                self.socket.closer().close(descriptor);
-            }
-            if self.socket.closer().is_full() {
+                .map(|descriptor| Sent::new(descriptor, closer.clone()))
+                .collect();
+            if closer.is_full() {
                 return Err(SessionEnd::Unclosed);
             }
-            self.handle(message, useless, device)?;
+            self.handle(&message, descriptors, device)?;
         }
         self.outgoing.send(&self.socket)?;
         Ok(())

@@ -10,6 +10,7 @@ use std::thread::{self, Thread};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
+use crate::closer::Sent;
 use crate::device::Errno;
 
 /// Threads that signal eventfds now, those included whose eventfd is dropped and whose client keeps them waiting.
@@ -27,7 +28,7 @@ pub(super) struct Writer {
 
 #[derive(Debug)]
 struct Shared {
-    descriptor: OwnedFd,
+    descriptor: Sent,
     /// Signals that have not been written yet.
     pending: AtomicU64,
     ended: AtomicBool,
@@ -36,7 +37,7 @@ struct Shared {
 impl Writer {
     /// # Errors
     /// `EAGAIN` when there are too many threads.
-    pub(super) fn new(descriptor: OwnedFd) -> Result<Self, Errno> {
+    pub(super) fn new(descriptor: Sent) -> Result<Self, Errno> {
         let running = Running::new()?;
         let shared = Arc::new(Shared {
             descriptor,
@@ -82,7 +83,7 @@ impl Shared {
             let count = self.pending.swap(0, Ordering::Acquire);
             if count > 0 {
                 // It waits while the counter is full. Non-blocking or interrupted: the client has not lost more than its own count.
-                let _ = nix::unistd::write(&self.descriptor, &count.to_ne_bytes());
+                let _ = nix::unistd::write(&*self.descriptor, &count.to_ne_bytes());
             } else if self.ended.load(Ordering::Acquire) {
                 return;
             } else {
@@ -145,11 +146,15 @@ mod tests {
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
     use super::*;
+    use crate::closer::Closer;
 
     fn pair(flags: EfdFlags) -> (EventFd, Writer) {
         let client = EventFd::from_flags(flags).expect("an eventfd");
         let duplicate = client.as_fd().try_clone_to_owned().expect("a duplicate");
-        (client, Writer::new(duplicate).expect("a thread"))
+        (
+            client,
+            Writer::new(Sent::new(duplicate, Closer::default())).expect("a thread"),
+        )
     }
 
     fn soon(what: &str, mut happened: impl FnMut() -> bool) {

@@ -1,15 +1,14 @@
 //! What each request does.
 
-use std::os::fd::OwnedFd;
-
 use super::settling::{Began, Settling};
 use super::unmap::Unmap;
 use super::{Phase, RefusedMap, Session, SessionEnd};
+use crate::closer::Sent;
 use crate::device::{
     Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Progress, Region, RegionFlags,
 };
 use crate::eventfd::Eventfd;
-use crate::memory::{ClientMemory, MemoryError, page_size};
+use crate::memory::{ClientMemory, page_size};
 use crate::message::{
     Command, DmaMap, DmaUnmap, Header, IrqInfo, IrqSetData, Kind, RegionAccess, RegionInfo,
     RegionIoFds, RegionWrites, Reply, Request, SetIrqs,
@@ -17,27 +16,25 @@ use crate::message::{
 use crate::socket::Message;
 
 impl Session {
-    /// Does what a message asks for, and puts the reply there. Beside the descriptors that it has it came with `useless` ones, which are no memory and no eventfds.
+    /// Does what a message asks for, and puts the reply there. Its descriptors are apart.
     pub(super) fn handle(
         &mut self,
-        message: Message,
-        useless: usize,
+        message: &Message,
+        descriptors: Vec<Sent>,
         device: &dyn Device,
     ) -> Result<(), SessionEnd> {
         if let Phase::Connected { .. } = self.phase {
-            return self.negotiate(&message, useless);
+            return self.negotiate(message, descriptors.len());
         }
         let Message {
-            header,
-            payload,
-            descriptors,
+            header, payload, ..
         } = message;
         if !matches!(header.kind, Kind::Command { .. }) {
             return Err(SessionEnd::Reply(header.command));
         }
-        if let Err(errno) = self.dispatch(&header, &payload, descriptors, useless, device) {
+        if let Err(errno) = self.dispatch(header, payload, descriptors, device) {
             tracing::debug!(pid = self.peer.pid(), command = %header.command, %errno, "a request is refused");
-            self.reply_error(&header, errno);
+            self.reply_error(header, errno);
         }
         Ok(())
     }
@@ -46,8 +43,7 @@ impl Session {
         &mut self,
         header: &Header,
         payload: &[u8],
-        descriptors: Vec<OwnedFd>,
-        useless: usize,
+        descriptors: Vec<Sent>,
         device: &dyn Device,
     ) -> Result<(), Errno> {
         // SPDK sends the descriptor of the memory with its unmap too.
@@ -56,7 +52,7 @@ impl Session {
             Command::DEVICE_SET_IRQS => usize::MAX,
             _ => 0,
         };
-        if descriptors.len() + useless > most {
+        if descriptors.len() > most {
             return Err(Errno::EINVAL);
         }
         let request = Request::decode(header.command, payload).map_err(|error| error.errno())?;
@@ -88,7 +84,6 @@ impl Session {
                 };
                 self.reply(header, &Reply::DeviceGetIrqInfo(info));
             }
-            Request::DeviceSetIrqs(_) if useless > 0 => return Err(Errno::EINVAL),
             Request::DeviceSetIrqs(set) => {
                 set_irqs(&set, descriptors, device)?;
                 self.reply(header, &Reply::DeviceSetIrqs);
@@ -104,10 +99,7 @@ impl Session {
                 self.settle(header, Began::RegionWrites(count), device);
             }
             Request::DmaMap(map) => {
-                let mapped = match descriptors.into_iter().next() {
-                    None if useless > 0 => Err(MemoryError::NotInMemory.errno()),
-                    descriptor => self.dma_map(&map, descriptor, device),
-                };
+                let mapped = self.dma_map(&map, descriptors.first(), device);
                 if let Err(errno) = mapped
                     && self.refused_maps.len() < Self::MESSAGES
                 {
@@ -301,7 +293,7 @@ impl Session {
     fn dma_map(
         &mut self,
         map: &DmaMap,
-        descriptor: Option<OwnedFd>,
+        descriptor: Option<&Sent>,
         device: &dyn Device,
     ) -> Result<(), Errno> {
         let &DmaMap {
@@ -328,8 +320,10 @@ impl Session {
                 return Err(Errno::ENOSPC);
             }
             Some(descriptor) => {
-                let memory =
-                    ClientMemory::map(descriptor, offset, length, access).map_err(|error| {
+                let memory = descriptor
+                    .memory()
+                    .and_then(|descriptor| ClientMemory::map(descriptor, offset, length, access))
+                    .map_err(|error| {
                         tracing::debug!(pid = self.peer.pid(), %error, "memory is refused");
                         error.errno()
                     })?;
@@ -353,11 +347,7 @@ fn region(device: &dyn Device, index: u32) -> Result<Option<Region<'_>>, Errno> 
     }
 }
 
-fn set_irqs(
-    set: &SetIrqs<'_>,
-    descriptors: Vec<OwnedFd>,
-    device: &dyn Device,
-) -> Result<(), Errno> {
+fn set_irqs(set: &SetIrqs<'_>, descriptors: Vec<Sent>, device: &dyn Device) -> Result<(), Errno> {
     if set.index >= device.info().irqs {
         return Err(Errno::EINVAL);
     }
@@ -382,7 +372,7 @@ fn set_irqs(
         IrqSetData::Eventfd if descriptors.len() == range.len() => IrqData::Eventfds(
             descriptors
                 .into_iter()
-                .map(|descriptor| Eventfd::new(descriptor).map(Some))
+                .map(|descriptor| Eventfd::sent(descriptor).map(Some))
                 .collect::<Result<_, _>>()?,
         ),
         IrqSetData::Eventfd => return Err(Errno::EINVAL),

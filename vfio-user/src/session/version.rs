@@ -13,10 +13,10 @@ impl Session {
     pub(super) fn negotiate(
         &mut self,
         message: &Message,
-        useless: usize,
+        descriptors: usize,
     ) -> Result<(), SessionEnd> {
         let header = message.header;
-        let refused = match self.agree(message, useless) {
+        let refused = match self.agree(message, descriptors) {
             Ok((minor, text)) => {
                 let version = Version {
                     major: VERSION_MAJOR,
@@ -38,15 +38,17 @@ impl Session {
     }
 
     /// The minor version and the capabilities to answer with.
-    fn agree(&mut self, message: &Message, useless: usize) -> Result<(u16, String), SessionEnd> {
+    fn agree(
+        &mut self,
+        message: &Message,
+        descriptors: usize,
+    ) -> Result<(u16, String), SessionEnd> {
         let command = message.header.command;
         if command != Command::VERSION {
             return Err(SessionEnd::NotVersion(command));
         }
         // It cannot go without a reply.
-        if message.header.kind != (Kind::Command { no_reply: false })
-            || message.descriptors.len() + useless > 0
-        {
+        if message.header.kind != (Kind::Command { no_reply: false }) || descriptors > 0 {
             return Err(SessionEnd::BadVersion(
                 "flags or descriptors that a version does not have".into(),
             ));
