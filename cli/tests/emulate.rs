@@ -104,6 +104,14 @@ impl Drop for Server {
 }
 
 #[test]
+fn what_signals_interrupts_is_there_before_anybody_connects() {
+    let server = Server::start(&[]);
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    // The ring of its asynchronous I/O.
+    assert!(maps.contains("[aio]"), "{maps}");
+}
+
+#[test]
 fn clients_come_and_go_and_the_data_stays() {
     let server = Server::start(&["--size", "64M", "lba=4096,model=one of ours"]);
     assert_eq!(server.ready["event"], "ready");

@@ -248,6 +248,18 @@ fn content(seed: u8, length: usize) -> Vec<u8> {
 }
 
 #[test]
+fn what_signals_interrupts_is_there_before_anybody_connects() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root may look at a server's memory");
+        return;
+    }
+    let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    // The ring of its asynchronous I/O.
+    assert!(maps.contains("[aio]"), "{maps}");
+}
+
+#[test]
 fn two_clients_see_each_its_own_controller_and_its_own_blocks() {
     let server = Server::start(&two_clients("emulated:size=64M"), &[]);
     assert_eq!(server.ready["event"], "ready");

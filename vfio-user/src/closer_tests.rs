@@ -42,7 +42,10 @@ fn an_eventfd_is_not_closed_by_who_drops_it() {
     let closer = idle();
     let theirs = nix::sys::eventfd::EventFd::new().expect("an eventfd");
     let ours = theirs.as_fd().try_clone_to_owned().expect("a duplicate");
-    let eventfd = crate::Eventfd::sent(Sent::new(ours, closer.clone())).expect("taken");
+    let eventfd = {
+        let threads = crate::SignalThreads::new(1);
+        crate::Eventfd::sent(Sent::new(ours, closer.clone()), &threads).expect("taken")
+    };
     eventfd.signal().expect("signalled");
     assert!(closer.queue().waiting.is_empty());
     drop(eventfd);

@@ -37,7 +37,7 @@ pub use capabilities::{Capabilities, CapabilitiesError};
 pub use client::{Client, ClientOptions, MappedRegion};
 pub use device::Device;
 pub use error::{AnswerError, ClientError};
-pub use eventfd::Eventfd;
+pub use eventfd::{Eventfd, SignalThreads};
 pub use memory::{ClientMemory, MemoryError};
 pub use server::{Doorkeeper, Peer, Refused, Server, ServerError, ServerOptions, Stop};
 pub use session::{RefusedMap, Session, SessionEnd, SessionOptions, SessionState};

@@ -20,6 +20,7 @@ pub use end::SessionEnd;
 use crate::capabilities::Capabilities;
 use crate::closer::{Closer, Connection, Sent};
 use crate::device::{Device, Errno, Progress};
+use crate::eventfd::SignalThreads;
 use crate::memory::page_size;
 use crate::message::MAX_VERSION_DATA;
 use crate::sigbus;
@@ -38,6 +39,9 @@ pub struct SessionOptions {
     pub max_lent: u64,
     /// Whether memory must be sealed against shrinking. Without it (the default) a program should call [`sigbus::install`](crate::sigbus::install).
     pub sealed_memory: bool,
+    /// The threads that signal eventfds where the system has no asynchronous I/O: of all sessions that are made with these options or a copy of them, so that a client that comes again has no
+    /// others. 256 by default.
+    pub signal_threads: SignalThreads,
     /// How long a client may take from its connection to its VERSION. 5 s by default.
     pub version_timeout: Duration,
     /// How long a message may take from its first byte to its last. 5 s by default.
@@ -58,6 +62,7 @@ impl Default for SessionOptions {
             },
             max_lent: 1 << 40,
             sealed_memory: false,
+            signal_threads: SignalThreads::new(256),
             version_timeout: Duration::from_secs(5),
             message_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(5),

@@ -13,7 +13,7 @@ use nvme_vfio_emulator::{
 use nvme_vfio_user::{Server, ServerError, ServerOptions, sigbus};
 use serde::Serialize;
 
-use super::{cpu, signals};
+use super::{cpu, interrupts, signals};
 use crate::{
     args::{EmulateArgs, Format},
     error::{Error, Kind},
@@ -66,6 +66,7 @@ pub(super) fn run(args: &EmulateArgs) -> Result<(), Error> {
             format!("cannot guard against clients that take their memory back: {errno}"),
         )
     })?;
+    interrupts::prepare();
     let emulator = Emulator::in_domain(config.clone(), served_domain(config.mappings))
         .map_err(|error| config_error(&error))?;
     let served = ServedController::new(emulator, Patience::default()).map_err(environment)?;

@@ -9,6 +9,7 @@ mod emulate;
 mod features;
 mod group;
 mod identify;
+mod interrupts;
 mod list;
 mod logs;
 mod manage;

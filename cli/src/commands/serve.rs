@@ -17,7 +17,7 @@ use nvme_vfio_passthrough::server::{
 use nvme_vfio_user::sigbus;
 use serde::Serialize;
 
-use super::{cpu, serve_check::Report, signals, warnings::merged};
+use super::{cpu, interrupts, serve_check::Report, signals, warnings::merged};
 use crate::{
     args::{Format, ServeArgs},
     error::{Error, Kind},
@@ -99,6 +99,7 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
     };
     let account = account(&args.user)?;
     raise_limits();
+    interrupts::prepare();
     let group = OpenedGroup::open(&policy, &options).map_err(failures::serve)?;
     let prepared = Prepared::new(&policy, group, &options).map_err(failures::serve)?;
     give_up_privileges(&prepared, account)?;

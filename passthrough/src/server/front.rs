@@ -23,6 +23,11 @@ pub(super) fn max_transfer(allowed: Option<usize>) -> u32 {
     1 << allowed.ilog2()
 }
 
+/// Interrupt vectors: one for each queue.
+pub(super) fn vectors(client: &ResolvedClient) -> u16 {
+    client.limits.queues.saturating_add(ADMIN_VECTORS)
+}
+
 /// What the front end is built of. `max_transfer` is a power of two of at least a page.
 pub(super) fn config(client: &ResolvedClient, max_transfer: u32) -> Config {
     let limits = &client.limits;
@@ -47,7 +52,7 @@ pub(super) fn config(client: &ResolvedClient, max_transfer: u32) -> Config {
         mdts: (max_transfer / PAGE).ilog2() as u8,
         mqes: u32::from(limits.depth).max(2),
         queues: limits.queues,
-        vectors: limits.queues.saturating_add(ADMIN_VECTORS),
+        vectors: vectors(client),
         serial: client.names.serial.clone(),
         model: MODEL.to_owned(),
         names: names(client),

@@ -8,7 +8,7 @@ use std::thread::{self, JoinHandle};
 
 use nvme_vfio::{AddressSpace, Controller};
 use nvme_vfio_emulator::{Emulator, Patience, ServedController, served_domain};
-use nvme_vfio_user::{Server as Listener, ServerOptions, Stop};
+use nvme_vfio_user::{Server as Listener, ServerOptions, SignalThreads, Stop};
 
 use super::door::Door;
 use super::error::ServeError;
@@ -262,6 +262,8 @@ fn listener_options(client: &ResolvedClient, door: Door) -> ServerOptions {
     let limits = &client.limits;
     options.session.sealed_memory = !client.policy.unsealed_memory;
     options.session.max_lent = limits.memory;
+    // For each vector, and for as many of a session before that have not ended yet.
+    options.session.signal_threads = SignalThreads::new(2 * usize::from(front::vectors(client)));
     let maps = &mut options.session.capabilities.max_dma_maps;
     *maps = (*maps).min(limits.mappings);
     options

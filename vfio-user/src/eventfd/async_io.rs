@@ -5,11 +5,59 @@
 
 use std::fs::File;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::sync::OnceLock;
+use std::sync::{Mutex, OnceLock, PoisonError};
+use std::time::{Duration, Instant};
 
 use nix::libc;
 
 use crate::device::Errno;
+
+/// Something that is made once, and asked for again after a while where it could not be made.
+struct Retried<T> {
+    made: OnceLock<T>,
+    /// When it could not be made last, and why.
+    failed: Mutex<Option<(Instant, Errno)>>,
+}
+
+impl<T> Retried<T> {
+    /// How long a failure is taken for the answer.
+    const AGAIN: Duration = Duration::from_secs(1);
+
+    const fn new() -> Self {
+        Self {
+            made: OnceLock::new(),
+            failed: Mutex::new(None),
+        }
+    }
+
+    fn get(
+        &self,
+        now: impl FnOnce() -> Instant,
+        make: impl FnOnce() -> Result<T, Errno>,
+    ) -> Result<&T, Errno> {
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let mut failed = self.failed.lock().unwrap_or_else(PoisonError::into_inner);
+        // Another thread may have been faster.
+        if let Some(made) = self.made.get() {
+            return Ok(made);
+        }
+        let now = now();
+        if let Some((when, errno)) = *failed
+            && now.saturating_duration_since(when) < Self::AGAIN
+        {
+            return Err(errno);
+        }
+        match make() {
+            Ok(made) => Ok(self.made.get_or_init(|| made)),
+            Err(errno) => {
+                *failed = Some((now, errno));
+                Err(errno)
+            }
+        }
+    }
+}
 
 /// What signals eventfds, for all of this process.
 #[derive(Debug)]
@@ -23,17 +71,16 @@ impl AsyncIo {
     /// Requests whose results nobody has fetched yet; the kernel rounds it up.
     const DEPTH: libc::c_long = 128;
 
-    /// This process's, if the system has it.
+    /// This process's, if the system has it. Where it had none a second ago or earlier it is asked again.
     pub(super) fn get() -> Result<&'static Self, Errno> {
-        static ASYNC_IO: OnceLock<Result<AsyncIo, Errno>> = OnceLock::new();
-        let made = ASYNC_IO.get_or_init(|| {
+        static ASYNC_IO: Retried<AsyncIo> = Retried::new();
+        ASYNC_IO.get(Instant::now, || {
             let made = Self::new();
             if let Err(errno) = &made {
-                tracing::info!(%errno, "no asynchronous I/O: a thread signals each eventfd of a client");
+                tracing::warn!(%errno, "no asynchronous I/O (sysctl fs.aio-max-nr may be used up): a thread signals each eventfd that a client connects now");
             }
             made
-        });
-        made.as_ref().map_err(|errno| *errno)
+        })
     }
 
     fn new() -> Result<Self, Errno> {
@@ -103,3 +150,27 @@ impl AsyncIo {
 
 /// `aio_resfd` is meant (linux/aio_abi.h).
 const IOCB_FLAG_RESFD: u32 = 1;
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_could_not_be_made_is_tried_again_and_what_was_made_stays() {
+        let begun = Instant::now();
+        let at = |milliseconds| move || begun + Duration::from_millis(milliseconds);
+        let retried = Retried::<u32>::new();
+        assert_eq!(
+            retried.get(at(0), || Err(Errno::EAGAIN)),
+            Err(Errno::EAGAIN)
+        );
+        assert_eq!(retried.get(at(999), || Ok(1)), Err(Errno::EAGAIN));
+        assert_eq!(
+            retried.get(at(1_000), || Err(Errno::EMFILE)),
+            Err(Errno::EMFILE)
+        );
+        assert_eq!(retried.get(at(1_999), || Ok(2)), Err(Errno::EMFILE));
+        assert_eq!(retried.get(at(2_000), || Ok(3)), Ok(&3));
+        assert_eq!(retried.get(at(9_000), || Err(Errno::EAGAIN)), Ok(&3));
+    }
+}

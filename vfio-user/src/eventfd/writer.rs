@@ -13,10 +13,6 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use crate::closer::Sent;
 use crate::device::Errno;
 
-/// Threads that signal eventfds now, those included whose eventfd is dropped and whose client keeps them waiting.
-static THREADS: AtomicUsize = AtomicUsize::new(0);
-/// The most of them.
-const MOST: usize = 1024;
 const STACK: usize = 64 << 10;
 
 /// A thread of its own for one eventfd.
@@ -37,8 +33,8 @@ struct Shared {
 impl Writer {
     /// # Errors
     /// `EAGAIN` when there are too many threads.
-    pub(super) fn new(descriptor: Sent) -> Result<Self, Errno> {
-        let running = Running::new()?;
+    pub(super) fn new(descriptor: Sent, threads: &SignalThreads) -> Result<Self, Errno> {
+        let running = threads.one()?;
         let shared = Arc::new(Shared {
             descriptor,
             pending: AtomicU64::new(0),
@@ -93,22 +89,43 @@ impl Shared {
     }
 }
 
-/// One of the threads there may be.
-struct Running;
+/// Threads that signal the eventfds of one client where the system has no asynchronous I/O, and how many there may be.
+///
+/// A handle: clones count the same threads. One ends with its eventfd, unless its client keeps it waiting; then it is counted until that ends.
+#[derive(Debug, Clone)]
+pub struct SignalThreads {
+    running: Arc<AtomicUsize>,
+    most: usize,
+}
 
-impl Running {
-    fn new() -> Result<Self, Errno> {
-        if THREADS.fetch_add(1, Ordering::Relaxed) >= MOST {
-            THREADS.fetch_sub(1, Ordering::Relaxed);
-            return Err(Errno::EAGAIN);
+impl SignalThreads {
+    /// At most so many, of which there are none yet.
+    #[must_use]
+    pub fn new(most: usize) -> Self {
+        Self {
+            running: Arc::default(),
+            most,
         }
-        Ok(Self)
+    }
+
+    /// One more.
+    fn one(&self) -> Result<Running, Errno> {
+        let running = Running(Arc::clone(&self.running));
+        if self.running.fetch_add(1, Ordering::Relaxed) < self.most {
+            Ok(running)
+        } else {
+            // Dropped, it is counted no more.
+            Err(Errno::EAGAIN)
+        }
     }
 }
 
+/// One of the threads there may be.
+struct Running(Arc<AtomicUsize>);
+
 impl Drop for Running {
     fn drop(&mut self) {
-        THREADS.fetch_sub(1, Ordering::Relaxed);
+        self.0.fetch_sub(1, Ordering::Relaxed);
     }
 }
 
@@ -151,10 +168,9 @@ mod tests {
     fn pair(flags: EfdFlags) -> (EventFd, Writer) {
         let client = EventFd::from_flags(flags).expect("an eventfd");
         let duplicate = client.as_fd().try_clone_to_owned().expect("a duplicate");
-        (
-            client,
-            Writer::new(Sent::new(duplicate, Closer::default())).expect("a thread"),
-        )
+        let duplicate = Sent::new(duplicate, Closer::default());
+        let threads = SignalThreads::new(1);
+        (client, Writer::new(duplicate, &threads).expect("a thread"))
     }
 
     fn soon(what: &str, mut happened: impl FnMut() -> bool) {
@@ -198,5 +214,23 @@ mod tests {
         let shared = Arc::downgrade(&writer.shared);
         drop(writer);
         soon("the thread's end", || shared.strong_count() == 0);
+    }
+
+    #[test]
+    fn a_client_has_as_many_threads_as_it_may_and_no_more() {
+        let threads = SignalThreads::new(2);
+        let new = |client: &EventFd| {
+            let duplicate = client.as_fd().try_clone_to_owned().expect("a duplicate");
+            Writer::new(Sent::new(duplicate, Closer::default()), &threads)
+        };
+        let client = EventFd::new().expect("an eventfd");
+        let (first, _second) = (new(&client).expect("one"), new(&client).expect("two"));
+        for _ in 0..3 {
+            assert_eq!(new(&client).expect_err("three"), Errno::EAGAIN);
+        }
+        // Another client's are counted for themselves.
+        pair(EfdFlags::empty());
+        drop(first);
+        soon("the thread's end", || new(&client).is_ok());
     }
 }

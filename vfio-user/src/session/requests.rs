@@ -7,7 +7,7 @@ use crate::closer::Sent;
 use crate::device::{
     Device, DeviceFlags, Errno, IrqAction, IrqData, IrqFlags, Progress, Region, RegionFlags,
 };
-use crate::eventfd::Eventfd;
+use crate::eventfd::{Eventfd, SignalThreads};
 use crate::memory::{ClientMemory, page_size};
 use crate::message::{
     Command, DmaMap, DmaUnmap, Header, IrqInfo, IrqSetData, Kind, RegionAccess, RegionInfo,
@@ -85,7 +85,7 @@ impl Session {
                 self.reply(header, &Reply::DeviceGetIrqInfo(info));
             }
             Request::DeviceSetIrqs(set) => {
-                set_irqs(&set, descriptors, device)?;
+                set_irqs(&set, descriptors, &self.options.signal_threads, device)?;
                 self.reply(header, &Reply::DeviceSetIrqs);
             }
             Request::RegionRead(access) => return self.region_read(header, access, device),
@@ -347,7 +347,12 @@ fn region(device: &dyn Device, index: u32) -> Result<Option<Region<'_>>, Errno> 
     }
 }
 
-fn set_irqs(set: &SetIrqs<'_>, descriptors: Vec<Sent>, device: &dyn Device) -> Result<(), Errno> {
+fn set_irqs(
+    set: &SetIrqs<'_>,
+    descriptors: Vec<Sent>,
+    threads: &SignalThreads,
+    device: &dyn Device,
+) -> Result<(), Errno> {
     if set.index >= device.info().irqs {
         return Err(Errno::EINVAL);
     }
@@ -372,7 +377,7 @@ fn set_irqs(set: &SetIrqs<'_>, descriptors: Vec<Sent>, device: &dyn Device) -> R
         IrqSetData::Eventfd if descriptors.len() == range.len() => IrqData::Eventfds(
             descriptors
                 .into_iter()
-                .map(|descriptor| Eventfd::sent(descriptor).map(Some))
+                .map(|descriptor| Eventfd::sent(descriptor, threads).map(Some))
                 .collect::<Result<_, _>>()?,
         ),
         IrqSetData::Eventfd => return Err(Errno::EINVAL),
