@@ -188,7 +188,7 @@ fn an_unplug_waits_for_the_process_that_uses_it() {
         pid=$!
         until ls -l /proc/$pid/fd | grep -q /dev/vfio/; do usleep 20000; done
         echo running
-        until dmesg | grep -q 'blocked until released by user'; do usleep 50000; done
+        until dmesg | grep -q 'Relaying device request to user'; do usleep 50000; done
         kill -0 $pid && echo asked
         wait $pid; echo status $?
         while [ -e /sys/bus/pci/devices/0000:01:00.0 ]; do usleep 50000; done
