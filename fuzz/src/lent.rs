@@ -137,8 +137,11 @@ impl Lending {
                     // What is in flight changes: lists and data.
                     let words = ((pages::DATA_END - pages::LISTS) * 512) as u64;
                     let at = client.page(pages::LISTS) + bodies.random.below(words) * 8;
-                    let (from, bit) = (client.memory.load(at), bodies.random.below(64));
-                    client.memory.store(at, from ^ 1 << bit);
+                    let changed = client.memory.load(at) ^ 1 << bodies.random.below(64);
+                    // It may be in a list of pages.
+                    if !client.is_spared(changed) {
+                        client.memory.store(at, changed);
+                    }
                 }
                 5 => {
                     // Entries, too, whether they were fetched or not.
@@ -146,8 +149,9 @@ impl Lending {
                     let at = client.next_entry(qid) & !0xfff;
                     let at = at + bodies.random.below(512) * 8;
                     // Dword 0 names the command: the judge would not know it again.
-                    if !at.is_multiple_of(64) {
-                        client.memory.store(at, bodies.random.odd());
+                    let changed = bodies.random.odd();
+                    if !at.is_multiple_of(64) && !client.is_spared(changed) {
+                        client.memory.store(at, changed);
                         stray = true;
                     }
                 }

@@ -99,7 +99,7 @@ impl Bodies {
     /// An address that a command should not name.
     fn bad_address(&mut self, client: &Client) -> u64 {
         let foreign = self.view.foreign_addresses.clone();
-        match self.random.below(9) {
+        let address = match self.random.below(9) {
             0 => 0,
             1 => client.page(0).wrapping_sub(PAGE as u64),
             2 => client.page(pages::END),
@@ -111,7 +111,11 @@ impl Bodies {
             }
             7 => self.random.odd() & !0xfff,
             _ => self.random.odd(),
+        };
+        if client.is_spared(address) {
+            return client.page(pages::END);
         }
+        address
     }
 
     /// A page for a list; its neighbours are used by other commands of the batch.
@@ -354,7 +358,7 @@ impl Bodies {
             self.bend(client, &mut entry, blocks, &seams);
             entry[0] = entry[0] & !0xff | u32::from(opcode);
         }
-        entry
+        spare(client, entry)
     }
 
     /// Numbers without sense, but for the opcode and, mostly, the namespace.
@@ -516,6 +520,60 @@ impl Bodies {
             self.bend(client, &mut entry, blocks, &seams);
             entry[0] = entry[0] & !0xff | u32::from(opcode);
         }
-        entry
+        spare(client, entry)
+    }
+}
+
+/// The entry, with data pointers that a bit too many has led to the client's own rings or guards leading elsewhere.
+fn spare(client: &Client, entry: Dwords) -> Dwords {
+    let [prp1, prp2] = [6, 8].map(|at: usize| {
+        let prp = u64::from(entry[at + 1]) << 32 | u64::from(entry[at]);
+        if client.is_spared(prp) {
+            client.page(pages::DATA) + prp % PAGE as u64
+        } else {
+            prp
+        }
+    });
+    with_prps(entry, prp1, prp2)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use nvme_vfio_emulator::Emulator;
+
+    use super::*;
+
+    #[test]
+    fn no_body_names_the_rings_or_the_guards() {
+        let emulator: Arc<Emulator> =
+            Emulator::new("size=1M,stepped".parse().expect("a configuration"))
+                .expect("a controller");
+        let client = Client::new(emulator, 1 << 32);
+        let view = View {
+            namespaces: vec![(1, 1000, vec![500])],
+            foreign_namespaces: vec![7],
+            real_blocks: vec![3],
+            foreign_addresses: vec![1 << 20],
+        };
+        let mut bodies = Bodies::new(Random::new(5), view);
+        for number in 0..200_000u32 {
+            let opcode = number as u8;
+            for entry in [bodies.io(&client, opcode), bodies.admin(&client, opcode)] {
+                for at in [6, 8] {
+                    let prp = u64::from(entry[at + 1]) << 32 | u64::from(entry[at]);
+                    assert!(!client.is_spared(prp), "{entry:x?}");
+                    assert_eq!(entry[0] as u8, opcode);
+                }
+            }
+        }
+        let ring = with_prps([0; 16], client.page(0) + 8, client.page(pages::GUARD_TWO));
+        let spared = spare(&client, ring);
+        assert_eq!(
+            u64::from(spared[6]),
+            (client.page(pages::DATA) + 8) & 0xffff_ffff
+        );
+        assert_eq!(u64::from(spared[8]), client.page(pages::DATA) & 0xffff_ffff);
     }
 }

@@ -156,6 +156,13 @@ impl Client {
         client
     }
 
+    /// Whether an address lies in a page that no command may name, although it is lent: the rings, and the guards. What is read there would be this client's own doing.
+    #[must_use]
+    pub fn is_spared(&self, guest: u64) -> bool {
+        let page = guest.wrapping_sub(self.memory.base) / PAGE as u64;
+        page < pages::LISTS as u64 || page == pages::GUARD_TWO as u64
+    }
+
     /// The guest address of a page.
     pub fn page(&self, page: usize) -> u64 {
         self.memory.base + (page * PAGE) as u64
