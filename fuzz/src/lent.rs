@@ -9,8 +9,8 @@ use nvme_vfio_attacker::bodies::{Bodies, View};
 use nvme_vfio_attacker::client::pages;
 use nvme_vfio_attacker::random::Random;
 use nvme_vfio_attacker::siege::{ORDINARY, ORDINARY_OPCODES, SEAM, UNSETTLING, ends, refresh};
-use nvme_vfio_attacker::state::differences;
 
+use common::before::Before;
 use common::judge::{Breach, Piece};
 use common::world::{Lent, World};
 
@@ -69,8 +69,7 @@ struct Lending {
     world: World,
     view: View,
     inputs: u64,
-    device: Vec<(String, Vec<u8>)>,
-    bystander: Vec<(String, Vec<u8>)>,
+    before: Before,
 }
 
 thread_local! {
@@ -98,14 +97,12 @@ impl Lending {
             real_blocks: vec![500, 900, 999, 1000, 2000, 2499, 3000, 3100, 4095, 4096],
             foreign_addresses,
         };
-        let device = world.device_state();
-        let bystander = world.seat_state(BYSTANDER);
+        let before = Before::of(&mut world, BYSTANDER);
         Lending {
             world,
             view,
             inputs: 0,
-            device,
-            bystander,
+            before,
         }
     }
 
@@ -204,30 +201,8 @@ impl Lending {
         verdict(&breaches);
         self.inputs += 1;
         if self.inputs.is_multiple_of(COMPARE) {
-            self.compare();
+            verdict(&self.before.changes(&mut self.world, ATTACKER));
         }
-    }
-
-    /// Compares all that the attacker can have no part in with what it was.
-    fn compare(&mut self) {
-        let mut breaches = self.world.judge.compare_media(&[ATTACKER]);
-        let device = self.world.device_state();
-        if device != self.device {
-            breaches.push(format!(
-                "the device's state: {}",
-                differences(&self.device, &device)
-            ));
-        }
-        let bystander = self.world.seat_state(BYSTANDER);
-        if bystander != self.bystander {
-            breaches.push(format!(
-                "the other client's state: {}",
-                differences(&self.bystander, &bystander)
-            ));
-        }
-        breaches.extend(self.world.learned(BYSTANDER));
-        breaches.extend(self.world.judge.look(&[]));
-        verdict(&breaches);
     }
 }
 

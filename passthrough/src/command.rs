@@ -83,6 +83,30 @@ pub enum Class {
     Vendor,
 }
 
+impl Class {
+    /// All of them, each at the place of its number.
+    pub(crate) const ALL: [Class; 18] = [
+        Class::Read,
+        Class::Write,
+        Class::Flush,
+        Class::Compare,
+        Class::WriteZeroes,
+        Class::Deallocate,
+        Class::Verify,
+        Class::Copy,
+        Class::Poison,
+        Class::BlockStatus,
+        Class::Virtual,
+        Class::Format,
+        Class::Firmware,
+        Class::Security,
+        Class::NamespaceManagement,
+        Class::Information,
+        Class::Owner,
+        Class::Vendor,
+    ];
+}
+
 bitflags! {
     /// A set of [`Class`]es.
     #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]

@@ -55,7 +55,7 @@ struct Message {
 
 /// Mappings that a client may have.
 const MAPS_MAX: u32 = 8;
-/// How long descriptors may take to be closed.
+/// How long threads may take to end.
 const PATIENCE: Duration = Duration::from_secs(10);
 /// Polls after which a session whose client is gone must have ended.
 const END: usize = 2000;
@@ -82,9 +82,11 @@ pub fn session(data: &[u8]) {
 }
 
 fn run<B: Behind>(data: &[u8], behind: impl FnOnce() -> B) {
+    let threads = entries("task");
     // Made by whoever comes first, and kept.
     descriptors::of_kind(0);
-    let before = descriptors_open();
+    settle(threads);
+    let before = entries("fd");
     let mut input = Input::new(data);
     let Some(shape) = input.u8() else { return };
     let (socket, server) = Socket::pair().expect("two sockets");
@@ -108,12 +110,8 @@ fn run<B: Behind>(data: &[u8], behind: impl FnOnce() -> B) {
     }
     while client.act().is_some() {}
     client.end();
-    // What came from the client is closed by a thread of its own; fewer are open where one of an earlier input was still to be closed.
-    let end = Instant::now() + PATIENCE;
-    while descriptors_open() > before {
-        assert!(Instant::now() < end, "descriptors are left open");
-        thread::yield_now();
-    }
+    settle(threads);
+    assert_eq!(before, entries("fd"), "descriptors are left open");
 }
 
 /// VERSION with capabilities of several kinds.
@@ -366,6 +364,17 @@ fn beside(count: u8, kinds: u8) -> Vec<BorrowedFd<'static>> {
         .collect()
 }
 
-fn descriptors_open() -> usize {
-    fs::read_dir("/proc/self/fd").expect("it is Linux").count()
+/// Waits until there are no more threads than there were: what came from a client, and eventfds, are closed by threads of their own, which end then.
+fn settle(threads: usize) {
+    let end = Instant::now() + PATIENCE;
+    while entries("task") > threads && Instant::now() < end {
+        thread::yield_now();
+    }
+}
+
+/// How many open descriptors (`fd`) or threads (`task`) this process has.
+fn entries(what: &str) -> usize {
+    fs::read_dir(format!("/proc/self/{what}"))
+        .expect("it is Linux")
+        .count()
 }

@@ -1,6 +1,7 @@
 //! Commands together: which may succeed, which may never end, and what there is to read and write.
 
 use crate::Dwords;
+use crate::bodies::Bodies;
 use crate::client::{Client, Completion, pages};
 use crate::learned::UNLIKE_MARKS;
 use crate::memory::PAGE;
@@ -94,4 +95,30 @@ pub fn refresh(client: &Client, random: &mut Random) {
             random.next() | UNLIKE_MARKS,
         );
     }
+}
+
+/// Submits so many commands together; what was sent, with its identifiers. Rings now and then, calls `rung` then, and rings at the end.
+pub fn send(
+    client: &mut Client,
+    bodies: &mut Bodies,
+    random: &mut Random,
+    (qid, count): (u16, u64),
+    opcode: impl Fn(&mut Random) -> u8,
+    mut rung: impl FnMut(),
+) -> Vec<(u16, Dwords)> {
+    let mut sent = Vec::new();
+    for _ in 0..count {
+        let opcode = opcode(random);
+        let entry = match qid {
+            0 => bodies.admin(client, opcode),
+            _ => bodies.io(client, opcode),
+        };
+        sent.push((client.push(qid, entry), entry));
+        if random.percent(10) {
+            client.ring(qid);
+            rung();
+        }
+    }
+    client.ring(qid);
+    sent
 }

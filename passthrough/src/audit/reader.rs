@@ -9,8 +9,9 @@ use super::line;
 use super::record::Record;
 use super::ring::{Ring, Taken};
 use super::scribe::Scribe;
-use super::shared::{CLASSES, Shared, Snapshot};
+use super::shared::{Shared, Snapshot};
 use super::words;
+use crate::command::Class;
 use crate::reason::Reason;
 
 /// Records that are taken out of a ring before it is the next one's turn.
@@ -134,7 +135,7 @@ impl Reader {
         let counts = &snapshot.counts;
         let told = &self.told.counts;
         let reasons = || Reason::ALL.iter().map(|reason| reason.key());
-        let classes = CLASSES.iter().map(|class| words::class(*class));
+        let classes = Class::ALL.iter().map(|class| words::class(*class));
         let body = line::Counted {
             kind: "counted",
             client: &self.shared.name,

@@ -20,28 +20,6 @@ const CONNECTION_RECORDS: usize = 256;
 /// So many seconds' worth of commands' records may come at once.
 const BURST: u32 = 10;
 
-/// All classes, each at the place of its number.
-pub(super) const CLASSES: [Class; 18] = [
-    Class::Read,
-    Class::Write,
-    Class::Flush,
-    Class::Compare,
-    Class::WriteZeroes,
-    Class::Deallocate,
-    Class::Verify,
-    Class::Copy,
-    Class::Poison,
-    Class::BlockStatus,
-    Class::Virtual,
-    Class::Format,
-    Class::Firmware,
-    Class::Security,
-    Class::NamespaceManagement,
-    Class::Information,
-    Class::Owner,
-    Class::Vendor,
-];
-
 /// Records of the ring of a client's operators' commands, which are carried out one after the other.
 const OPERATOR_RECORDS: usize = 256;
 
@@ -140,7 +118,7 @@ impl Sessions {
 pub(super) struct Snapshot {
     pub(super) sessions: Sessions,
     pub(super) counts: Counts,
-    pub(super) others: [u64; CLASSES.len()],
+    pub(super) others: [u64; Class::ALL.len()],
     pub(super) observed: [u64; Reason::ALL.len()],
     pub(super) refused: [u64; Reason::ALL.len()],
 }
@@ -263,7 +241,7 @@ pub(super) struct Shared {
     connecting: Mutex<Sessions>,
     reads: Tally,
     writes: Tally,
-    others: [AtomicU64; CLASSES.len()],
+    others: [AtomicU64; Class::ALL.len()],
     observed: [AtomicU64; Reason::ALL.len()],
     failed: AtomicU64,
     answered: AtomicU64,

@@ -4,6 +4,7 @@
 //! code of this module alone.
 #![allow(dead_code, unused_imports)] // each test program uses its part
 
+pub(crate) mod before;
 pub(crate) mod judge;
 pub(crate) mod medium;
 pub(crate) mod oracle;

@@ -1,11 +1,11 @@
 //! One client against all the others, the device, and the server.
 
+use crate::common::before::Before;
 use crate::common::bodies::{Bodies, View};
 use crate::common::honest::Honest;
 use crate::common::judge::{Breach, Piece};
 use crate::common::random::Random;
 use crate::common::siege::{self, BATCH, COMPARE, NAMESPACES, ORDINARY, SEAM, UNSETTLING};
-use crate::common::state::differences;
 use crate::common::world::{Lent, World};
 use crate::common::{Dwords, seeded};
 
@@ -82,8 +82,7 @@ pub(crate) struct Siege {
     random: Random,
     sent: u64,
     compared: u64,
-    device: Vec<(String, Vec<u8>)>,
-    bystander: Vec<(String, Vec<u8>)>,
+    before: Before,
     /// Commands that succeeded although they were bent.
     succeeded: u64,
     held: Held,
@@ -107,22 +106,14 @@ impl Siege {
             real_blocks: vec![500, 900, 999, 1000, 2000, 2499, 3000, 3100, 4095, 4096],
             foreign_addresses,
         };
-        let device = world.device_state();
-        let bystander = world.seat_state(BYSTANDER);
-        let again = world.seat_state(BYSTANDER);
-        assert!(
-            bystander == again,
-            "asking changes what is asked for: {}",
-            differences(&bystander, &again)
-        );
+        let before = Before::of(&mut world, BYSTANDER);
         Siege {
             bodies: Bodies::new(random.fork(), view),
             random,
             world,
             sent: 0,
             compared: 0,
-            device,
-            bystander,
+            before,
             succeeded: 0,
             held,
         }
@@ -223,20 +214,8 @@ impl Siege {
         siege::refresh(&self.world.seats[ACTING].client, &mut self.random);
         let mut step = self.world.stepper(&self.world.seats[ACTING].emulator);
         let client = &mut self.world.seats[ACTING].client;
-        let mut sent = Vec::new();
-        for _ in 0..count {
-            let opcode = opcode(&mut self.random);
-            let entry = match qid {
-                0 => self.bodies.admin(client, opcode),
-                _ => self.bodies.io(client, opcode),
-            };
-            sent.push((client.push(qid, entry), entry));
-            if self.random.percent(10) {
-                client.ring(qid);
-                step();
-            }
-        }
-        client.ring(qid);
+        let (bodies, random) = (&mut self.bodies, &mut self.random);
+        let sent = siege::send(client, bodies, random, (qid, count), opcode, &mut step);
         let done = client.drain(qid, &mut step);
         let granted = &self.world.judge.grant(ACTING).opcodes;
         let ends = siege::ends(qid, &sent, &done, |opcode| granted.contains(&opcode));
@@ -262,26 +241,7 @@ impl Siege {
     /// Compares all that this client can have no part in with what it was.
     fn compare(&mut self) {
         self.compared = self.sent;
-        let mut breaches = self.world.judge.compare_media(&[ACTING]);
-        let device = self.world.device_state();
-        if device != self.device {
-            breaches.push(format!(
-                "the device's state: {}",
-                differences(&self.device, &device)
-            ));
-        }
-        let bystander = self.world.seat_state(BYSTANDER);
-        if bystander != self.bystander {
-            breaches.push(format!(
-                "the other client's state: {}",
-                differences(&self.bystander, &bystander)
-            ));
-        }
-        breaches.extend(self.world.learned(BYSTANDER));
-        breaches.extend(self.world.judge.look(&[]));
-        if !self.world.seats[BYSTANDER].client.guards_live() {
-            breaches.push("memory around the other client's has changed".to_owned());
-        }
+        let breaches = self.before.changes(&mut self.world, ACTING);
         self.verdict(breaches, "comparing everything", &[]);
     }
 

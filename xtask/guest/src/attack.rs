@@ -172,19 +172,8 @@ impl Siege {
         siege::refresh(&self.attacker, &mut self.random);
         let mut step = stepper();
         let client = &mut self.attacker;
-        let mut sent = Vec::new();
-        for _ in 0..count {
-            let opcode = opcode(&mut self.random);
-            let entry = match qid {
-                0 => self.bodies.admin(client, opcode),
-                _ => self.bodies.io(client, opcode),
-            };
-            sent.push((client.push(qid, entry), entry));
-            if self.random.percent(10) {
-                client.ring(qid);
-            }
-        }
-        client.ring(qid);
+        let (bodies, random) = (&mut self.bodies, &mut self.random);
+        let sent = siege::send(client, bodies, random, (qid, count), opcode, || {});
         let unsettles = |(_, entry): &(u16, Dwords)| UNSETTLING.contains(&(entry[0] as u8));
         let done = if qid == 0 && sent.iter().any(unsettles) {
             client.drain_for(qid, OPEN, &mut step)

@@ -344,7 +344,7 @@ fn a_command_that_was_counted_and_stopped_is_a_refusal_alone() {
 
 #[test]
 fn every_class_has_the_place_of_its_number() {
-    for (place, class) in shared::CLASSES.iter().enumerate() {
+    for (place, class) in Class::ALL.iter().enumerate() {
         assert_eq!(*class as usize, place);
     }
 }

@@ -12,8 +12,9 @@ use zerocopy::FromBytes;
 
 use super::faults::{PATIENCE, device, mender};
 use super::rig::{Plan, Rig, slice};
+use crate::server::MenderThread;
 
-pub(super) const POLICY: &str = r#"
+const POLICY: &str = r#"
 controller = ["emulated"]
 directory = "/run/x"
 audit = { path = "/run/x/audit" }
@@ -147,8 +148,8 @@ allow = [\"read\", \"write\"]
     assert_eq!(several.client.identify().vwc, 0b100);
 }
 
-#[test]
-fn the_health_that_a_client_is_told_of_is_that_of_now() {
+/// A client whose health a mender keeps up to date.
+pub(super) fn watched() -> (Rig, MenderThread) {
     let (device, server) = device();
     let mender = mender(&server);
     let rig = Rig::on(
@@ -161,6 +162,12 @@ fn the_health_that_a_client_is_told_of_is_that_of_now() {
         device,
         server,
     );
+    (rig, mender)
+}
+
+#[test]
+fn the_health_that_a_client_is_told_of_is_that_of_now() {
+    let (rig, _mender) = watched();
     let temperature = || {
         let page = rig
             .client

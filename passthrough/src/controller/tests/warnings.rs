@@ -6,24 +6,11 @@ use nvme_vfio_emulator::{CommandFault, Fault, Matcher};
 use nvme_vfio_queues::command::LogPageId;
 use nvme_vfio_queues::{AdminOpcode, Command, FeatureId};
 
-use super::faults::{device, mender};
-use super::personality::POLICY;
-use super::rig::{Plan, Rig, slice};
+use super::personality::watched;
 
 /// Has the real controller's Critical Warning become `warnings`, on a client that asked to be told of `wanted`; dword 0 of the event that it gets.
 fn event(wanted: u32, warnings: u8) -> u64 {
-    let (device, server) = device();
-    let mender = mender(&server);
-    let rig = Rig::on(
-        Plan {
-            slices: vec![vec![slice(1, 100, 1000)]],
-            policy: Some(POLICY),
-            mender: Some(mender.mender()),
-            ..Plan::default()
-        },
-        device,
-        server,
-    );
+    let (rig, _mender) = watched();
     let configuration = FeatureId::ASYNC_EVENT_CONFIGURATION;
     rig.client
         .set_feature(configuration, false, 0, wanted)

@@ -9,27 +9,6 @@ use crate::command::{
 use crate::reason::Reason;
 use crate::verdict::{Policy, Verdict};
 
-const CLASSES: [Class; 18] = [
-    Class::Read,
-    Class::Write,
-    Class::Flush,
-    Class::Compare,
-    Class::WriteZeroes,
-    Class::Deallocate,
-    Class::Verify,
-    Class::Copy,
-    Class::Poison,
-    Class::BlockStatus,
-    Class::Virtual,
-    Class::Format,
-    Class::Firmware,
-    Class::Security,
-    Class::NamespaceManagement,
-    Class::Information,
-    Class::Owner,
-    Class::Vendor,
-];
-
 const ACCESSES: [Access; 7] = [
     Access::Read,
     Access::Probe,
@@ -193,7 +172,7 @@ fn every_class_under_every_grant_at_the_edges() {
         for allow in &grants {
             let policy = policy(mode, *allow);
             let allow = words(*allow);
-            for class in CLASSES {
+            for class in Class::ALL {
                 for scope in SCOPES {
                     for access in ACCESSES {
                         for (first, blocks) in edges {
@@ -220,7 +199,7 @@ fn a_namespace_that_is_not_granted_is_none_whatever_the_mode() {
         let policy = policy(mode, ClassSet::all());
         let none = Verdict::Deny(Reason::NamespaceNotGranted.refusal());
         for nsid in [0, 1, 2, 4, 1024, u32::MAX - 1, u32::MAX] {
-            for class in CLASSES {
+            for class in Class::ALL {
                 let command = command(class, nsid, Scope::Namespace, &[]);
                 let verdict = policy.authorize(&command, &client(0));
                 let owner = Verdict::Deny(Reason::OwnerOnly.refusal());
@@ -291,7 +270,7 @@ fn every_extent_counts() {
 #[test]
 fn a_client_that_the_policy_has_not_may_nothing() {
     let policy = policy("observe", ClassSet::all());
-    for class in CLASSES {
+    for class in Class::ALL {
         let command = command(class, 3, Scope::VirtualController, &[]);
         let verdict = policy.authorize(&command, &client(1));
         assert_eq!(
@@ -359,7 +338,7 @@ fn an_operator_class_reaches_no_namespace_on_which_it_was_not_granted() {
 
 #[test]
 fn the_owner_may_all_that_has_a_decoder() {
-    for class in CLASSES {
+    for class in Class::ALL {
         let verdict = OwnerPolicy.authorize(&command(class, 9, Scope::Subsystem, &[]), &client(7));
         let virtual_only = Verdict::Deny(Reason::NeverPasses.refusal());
         assert_eq!(
