@@ -92,6 +92,14 @@ impl Shape {
     }
 }
 
+fn changes_namespaces(queue: usize, dwords: &Dwords) -> bool {
+    queue == 0
+        && matches!(
+            dwords[0] & 0xff,
+            admin::FORMAT | admin::NAMESPACE_MANAGEMENT
+        )
+}
+
 /// A command that was submitted and has no completion yet.
 struct Submitted {
     dwords: Dwords,
@@ -105,7 +113,7 @@ struct Run<'a> {
     cid: u16,
     /// Whether the host's I/O queue pair is still what it made: a command may have deleted it, or moved its doorbells.
     io_queue: bool,
-    /// Whether the namespaces are still as they were made.
+    /// Whether the namespaces are still as they were made, as far as the completions that were taken tell.
     namespaces: bool,
 }
 
@@ -325,9 +333,15 @@ impl Run<'_> {
                     self.lose_io_queue();
                 }
             }
-            admin::FORMAT | admin::NAMESPACE_MANAGEMENT => self.namespaces = false,
-            _ => {}
+            _ => self.namespaces &= !changes_namespaces(0, dwords),
         }
+    }
+
+    /// Whether a namespace may be another than it was made: a command acts before its completion is taken.
+    fn namespaces_changed(&self) -> bool {
+        let mut waiting = self.outstanding.iter();
+        !self.namespaces
+            || waiting.any(|((queue, _), command)| changes_namespaces(*queue, &command.dwords))
     }
 
     fn lose_io_queue(&mut self) {
@@ -337,7 +351,7 @@ impl Run<'_> {
 
     /// A read, write or compare that succeeded was inside a namespace and not too long.
     fn io_succeeded(&self, dwords: &Dwords) {
-        if !self.namespaces || !matches!(dwords[0] & 0xff, 1 | 2 | 5) {
+        if !matches!(dwords[0] & 0xff, 1 | 2 | 5) || self.namespaces_changed() {
             return;
         }
         let (nsid, first) = (
@@ -362,6 +376,7 @@ impl Run<'_> {
     /// Disables the controller, after which it must touch no memory, and enables it.
     fn reset(&mut self) {
         self.host.disable();
+        self.namespaces = !self.namespaces_changed();
         self.outstanding.clear();
         let before = self.host.memory.digest();
         self.host.emulator.step();
@@ -380,15 +395,24 @@ impl Run<'_> {
         if self.io_queue {
             self.host.ring(1);
         }
-        for _ in 0..SETTLE {
+        let mut steps = 0;
+        while steps < SETTLE {
             let posted = self.host.emulator.step();
             let mut taken = false;
             while self.take(0) || self.take(1) {
                 taken = true;
             }
             if posted == 0 && !taken {
-                break;
+                // What is long is done in pieces, as many as it takes: libFuzzer's limit of time ends one that never comes to its end.
+                let turn = self.host.emulator.turn(u32::MAX);
+                if turn.working {
+                    continue;
+                }
+                if turn.posted == 0 {
+                    break;
+                }
             }
+            steps += 1;
         }
         if self.host.read(CSTS) & CFS == 0 {
             for ((queue, cid), Submitted { dwords }) in &self.outstanding {

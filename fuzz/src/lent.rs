@@ -22,6 +22,10 @@ const ATTACKER: usize = 0;
 const BYSTANDER: usize = 1;
 /// Most commands of one input on each queue: fewer than its queue has room for.
 const COMMANDS: usize = 48;
+/// Admin commands after which queues may lie elsewhere, or their doorbells: Delete and Create I/O Submission and Completion Queue, Doorbell Buffer Config.
+const REMAKING: [u8; 5] = [0x00, 0x01, 0x04, 0x05, 0x7c];
+/// Steps at the end of an input whose completions are not waited for.
+const REST: usize = 64;
 /// Inputs between two comparisons of everything.
 const COMPARE: u64 = 64;
 
@@ -117,12 +121,14 @@ impl Lending {
         let mut bodies = Bodies::new(Random::of_bytes(data), self.view.clone());
         let mut sent = [Vec::new(), Vec::new()];
         let mut done = [Vec::new(), Vec::new()];
-        let mut stray = false;
+        let (mut stray, mut remade) = (false, false);
         while !bodies.random.is_at_end() {
             match bodies.random.below(16) {
                 0 => client.ring(1),
                 1 => client.ring(0),
                 2 => step(),
+                // Not after its queues may have been made anew: entries may be fetched from anywhere in its memory, and completed.
+                3 if remade => {}
                 3 => {
                     for qid in [0, 1] {
                         while let Some(completion) = client.take(qid) {
@@ -170,20 +176,22 @@ impl Lending {
                         entry = bodies.io(client, opcode);
                     }
                     commands.push((client.push(qid, entry), entry));
-                    // A queue that is made anew may have any entries: the last command, so that what comes of them is not taken for answers to this client's.
-                    if qid == 0 && matches!(opcode, 0x00 | 0x01 | 0x04 | 0x05 | 0x7c) {
-                        break;
-                    }
+                    remade |= qid == 0 && REMAKING.contains(&opcode);
                 }
             }
         }
         for qid in [1, 0] {
             client.ring(qid);
-            done[usize::from(qid)].extend(client.drain(qid, &mut step));
+            if !remade {
+                done[usize::from(qid)].extend(client.drain(qid, &mut step));
+            }
+        }
+        if remade {
+            (0..REST).for_each(|_| step());
         }
         // Events wait, and one that takes its own queues away waits for ever; so may one whose entries have changed.
         let unsettling = |(_, entry): &(u16, [u32; 16])| UNSETTLING.contains(&(entry[0] as u8));
-        let loose = stray || client.failed() || sent[0].iter().any(unsettling);
+        let loose = stray || remade || client.failed() || sent[0].iter().any(unsettling);
         for (qid, (sent, done)) in (0..).zip(sent.iter().zip(&done)) {
             let ended = |cid: &u16| done.iter().any(|completion| completion.cid == *cid);
             let granted = |opcode| stray || ORDINARY_OPCODES.contains(&opcode);

@@ -58,6 +58,8 @@ const LENGTH_MAX: usize = 2048;
 const INPUT_TIME: u32 = 20;
 /// What a run may take past its time before it is killed: reading the corpus, and the last input.
 const OVERTIME: Duration = Duration::from_secs(120);
+/// What a [check](Fuzzer::check) may take.
+const CHECK_TIME: Duration = Duration::from_secs(600);
 
 impl Fuzzer {
     /// Its name: its program's, and its seeds'.
@@ -67,27 +69,46 @@ impl Fuzzer {
             .unwrap_or_default()
     }
 
-    /// Fuzzes for `time`, from a seed of the engine's choice, or from one that makes the run repeat itself as far as the machine is as fast.
+    /// Looks for something new for `time`, from the seeds and what earlier runs on this machine have found.
     ///
     /// # Errors
     /// When the fuzzer cannot be built or run.
-    pub fn run(self, time: Duration, seed: Option<u32>) -> Result<Verdict> {
+    pub fn search(self, time: Duration) -> Result<Verdict> {
+        let corpus = self.directory("corpus")?;
+        let time_max = format!("-max_total_time={}", time.as_secs().max(1));
+        self.run(
+            &[time_max, "-print_final_stats=1".to_owned()],
+            &corpus,
+            time + OVERTIME,
+        )
+    }
+
+    /// Runs the seeds and the first `inputs` that the engine makes of them: the same ones on each machine and each time, however fast it is.
+    ///
+    /// # Errors
+    /// When the fuzzer cannot be built or run.
+    pub fn check(self, inputs: u32) -> Result<Verdict> {
+        let nothing_found = tempfile::tempdir()?;
+        let runs = format!("-runs={inputs}");
+        self.run(
+            &["-seed=1", "-verbosity=0", &runs].map(str::to_owned),
+            nothing_found.path(),
+            CHECK_TIME,
+        )
+    }
+
+    fn run(self, options: &[String], corpus: &Path, limit: Duration) -> Result<Verdict> {
         let program = self.build()?;
-        let (corpus, seeds, failures) = (
-            self.directory("corpus")?,
-            self.unpack_seeds()?,
-            self.directory("failures")?,
-        );
+        let (seeds, failures) = (self.unpack_seeds()?, self.directory("failures")?);
         let before = files(&failures)?;
         let mut command = self.engine(&program);
         command
-            .arg(format!("-max_total_time={}", time.as_secs().max(1)))
+            .args(options)
             .arg(format!("-max_len={LENGTH_MAX}"))
-            .args(["-print_final_stats=1", "-reload=0"])
-            .args(seed.map(|seed| format!("-seed={seed}")))
+            .arg("-reload=0")
             .arg(format!("-artifact_prefix={}/", failures.display()))
-            .args([corpus, seeds]);
-        let status = run_limited(&mut command, time + OVERTIME)?;
+            .args([corpus, &seeds]);
+        let status = run_limited(&mut command, limit)?;
         let found: Vec<PathBuf> = files(&failures)?
             .into_iter()
             .filter(|path| !before.contains(path))

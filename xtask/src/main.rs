@@ -173,7 +173,7 @@ fn run(task: Task) -> Result<ExitCode> {
             update_seeds,
         } => {
             let verdict = if inputs.is_empty() {
-                fuzzer.run(Duration::from_secs(time), None)?
+                fuzzer.search(Duration::from_secs(time))?
             } else {
                 fuzzer.replay(&inputs)?
             };

@@ -75,7 +75,7 @@ impl Soak {
         let Some((package, test)) = self.test() else {
             return match self {
                 Self::Mutations => mutations::run(),
-                _ => fuzz(FUZZ_TIME),
+                _ => fuzz(|fuzzer| fuzzer.search(FUZZ_TIME)),
             };
         };
         let mut command = cargo();
