@@ -102,6 +102,14 @@ fn a_table_for_people_and_lines_for_programs() {
     assert_eq!(lines.len(), 3);
     assert!(lines.iter().all(|line| line["client"] == "vm-b"));
     assert_eq!(lines[2]["cause"], "said \u{1b}[2J\n\"goodbye\"");
+    assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
+    let output = run(&["--client", "vm-\u{1b}c"], &path);
+    assert_eq!(output.status.code(), Some(0));
+    let said = text(&output.stderr);
+    assert!(
+        said.ends_with("audit.jsonl has no line of a client vm-\\u{1b}c yet\n"),
+        "{said}"
+    );
     assert!(
         output
             .stdout

@@ -5,7 +5,7 @@ mod tail;
 mod text;
 
 use std::io::{self, Write};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::thread;
 use std::time::Duration;
 
@@ -39,6 +39,7 @@ pub(super) fn run(args: &AuditArgs) -> Result<(), Error> {
     let mut tail = Tail::open(&path).map_err(|error| failed(&error))?;
     let mut viewer = Viewer::new(args);
     let mut unreadable = None;
+    let mut missed = args.client.as_deref();
     to_stdout(|out| {
         viewer.begin(out)?;
         loop {
@@ -46,6 +47,11 @@ pub(super) fn run(args: &AuditArgs) -> Result<(), Error> {
                 Ok(Some(piece)) => viewer.piece(out, piece)?,
                 Ok(None) if args.follow => {
                     out.flush()?;
+                    if viewer.shown == 0
+                        && let Some(client) = missed.take()
+                    {
+                        say_missed(&path, client);
+                    }
                     match tail.look_again() {
                         Ok(true) => {}
                         Ok(false) => thread::sleep(PERIOD),
@@ -68,7 +74,21 @@ pub(super) fn run(args: &AuditArgs) -> Result<(), Error> {
             }
         }
     })?;
-    unreadable.map_or(Ok(()), |error| Err(failed(&error)))
+    if let Some(error) = unreadable {
+        return Err(failed(&error));
+    }
+    if viewer.shown == 0
+        && let Some(client) = missed
+    {
+        say_missed(&path, client);
+    }
+    Ok(())
+}
+
+/// It may be a name that was never in the policy; or one that has asked for nothing yet.
+fn say_missed(path: &Path, client: &str) {
+    let client = text::printable(client);
+    eprintln!("{} has no line of a client {client} yet", path.display());
 }
 
 /// The file: named itself, or by a policy.
@@ -93,6 +113,8 @@ struct Viewer<'a> {
     client: Option<&'a str>,
     /// The number that the next line should have.
     expected: Option<u64>,
+    /// How many records were shown.
+    shown: u64,
 }
 
 impl<'a> Viewer<'a> {
@@ -101,6 +123,7 @@ impl<'a> Viewer<'a> {
             json: args.output.output_format == Format::Json,
             client: args.client.as_deref(),
             expected: None,
+            shown: 0,
         }
     }
 
@@ -148,6 +171,7 @@ impl<'a> Viewer<'a> {
         if self.client.is_some_and(|client| value["client"] != client) {
             return Ok(());
         }
+        self.shown += 1;
         if self.json {
             return Viewer::json(out, value);
         }

@@ -144,16 +144,28 @@ pub(super) fn verify(args: &VerifyArgs) -> Result<(), Error> {
     )
 }
 
-/// Ranges, one for each of the longest list; what the other lists leave out is 0.
-fn count(lists: &[usize]) -> Result<usize, Error> {
-    let ranges = lists.iter().copied().max().unwrap_or(0);
-    if (1..=MOST_RANGES).contains(&ranges) {
-        return Ok(ranges);
+/// How many ranges are named: each has its first block and its blocks. What else there is of it may be left out, and is 0.
+fn count(first: usize, blocks: usize, others: &[usize]) -> Result<usize, Error> {
+    let remedy = "Give each range its first block and its blocks: --slbs=0,100 --blocks=8,16";
+    if first != blocks {
+        return Err(Error::usage(
+            format!("{first} first blocks were given, and {blocks} numbers of blocks"),
+            remedy,
+        ));
     }
-    Err(Error::usage(
-        format!("{ranges} ranges were given, and a command takes 1 to {MOST_RANGES}"),
-        "Give each range its first block and its blocks: --slbs=0,100 --blocks=8,16",
-    ))
+    if !(1..=MOST_RANGES).contains(&first) {
+        return Err(Error::usage(
+            format!("{first} ranges were given, and a command takes 1 to {MOST_RANGES}"),
+            remedy,
+        ));
+    }
+    match others.iter().find(|&&values| values > first) {
+        Some(values) => Err(Error::usage(
+            format!("{values} values were given for {first} ranges"),
+            remedy,
+        )),
+        None => Ok(first),
+    }
 }
 
 fn nth<T: Copy + Default>(list: &[T], index: usize) -> T {
@@ -161,7 +173,7 @@ fn nth<T: Copy + Default>(list: &[T], index: usize) -> T {
 }
 
 pub(super) fn dsm(args: &DsmArgs) -> Result<(), Error> {
-    let ranges = count(&[args.ctx_attrs.len(), args.blocks.len(), args.slbs.len()])?;
+    let ranges = count(args.slbs.len(), args.blocks.len(), &[args.ctx_attrs.len()])?;
     let mut list = Vec::new();
     let mut told = Vec::new();
     for index in 0..ranges {
@@ -185,7 +197,12 @@ pub(super) fn dsm(args: &DsmArgs) -> Result<(), Error> {
 }
 
 pub(super) fn copy(args: &CopyArgs) -> Result<(), Error> {
-    let ranges = count(&[args.blocks.len(), args.slbs.len()])?;
+    let tags = [
+        args.expected_ref_tags.len(),
+        args.expected_app_tags.len(),
+        args.expected_app_tag_masks.len(),
+    ];
+    let ranges = count(args.slbs.len(), args.blocks.len(), &tags)?;
     let mut list = Vec::new();
     let mut told = Vec::new();
     for index in 0..ranges {
