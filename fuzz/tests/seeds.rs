@@ -24,7 +24,8 @@ fn seeds_are_clean() {
         let mut count = 0;
         for line in text.lines().filter(|line| !line.starts_with('#')) {
             println!("{name}: {line}");
-            fuzzer(&bytes(line));
+            // Inputs that failed once begin so.
+            fuzzer(&bytes(line.trim_start_matches('!')));
             count += 1;
         }
         assert!(count > 10, "{name} has {count} seeds");

@@ -54,6 +54,8 @@ const INSTRUMENTATION: [&str; 6] = [
 ];
 /// Most bytes of an input.
 const LENGTH_MAX: usize = 2048;
+/// What an input begins with that failed once: it stays among the seeds, whatever it reaches.
+const FAILED: char = '!';
 /// Longest time that one input may take, in seconds.
 const INPUT_TIME: u32 = 20;
 /// What a run may take past its time before it is killed: reading the corpus, and the last input.
@@ -171,7 +173,7 @@ impl Fuzzer {
         let old = fs::read_to_string(self.seeds())?;
         let mut text: String = old
             .lines()
-            .filter(|line| line.starts_with('#'))
+            .filter(|line| line.starts_with(['#', FAILED]))
             .map(|line| format!("{line}\n"))
             .collect();
         for line in &lines {
@@ -238,7 +240,7 @@ impl Fuzzer {
             if line.starts_with('#') {
                 continue;
             }
-            let bytes = from_hex(line)
+            let bytes = from_hex(line.trim_start_matches(FAILED))
                 .with_context(|| format!("{}, line {number}", self.seeds().display()))?;
             fs::write(directory.join(format!("{number}")), bytes)?;
         }
@@ -341,6 +343,7 @@ mod tests {
         for fuzzer in Fuzzer::value_variants() {
             let text = fs::read_to_string(fuzzer.seeds()).unwrap();
             let seeds = text.lines().filter(|line| !line.starts_with('#'));
+            let seeds = seeds.map(|line| line.trim_start_matches(FAILED));
             let seeds: Vec<_> = seeds.map(|line| from_hex(line).unwrap()).collect();
             assert!(seeds.len() > 10);
         }
