@@ -48,6 +48,11 @@ const PAGES: [u64; 16] = [
     0xfee0_0000,
 ];
 
+/// The page, by its place in [`PAGES`], that has a list of the first pages from the beginning on, and how many entries that has.
+const LIST_IN: u8 = 13;
+const LIST_OF: usize = 9;
+const LIST_ENTRIES: usize = 48;
+
 /// Steps after which a controller must have nothing left to do.
 const SETTLE: usize = 64;
 
@@ -146,6 +151,7 @@ pub fn commands(data: &[u8]) {
         io_queue: true,
         namespaces: true,
     };
+    run.offer_list();
     while run.act().is_some() {}
     run.end();
 }
@@ -216,6 +222,13 @@ impl Run<'_> {
             self.reset();
         }
         Some(())
+    }
+
+    /// A list of pages that commands can name: longer ones would seldom be right by chance.
+    fn offer_list(&mut self) {
+        let pages = PAGES[..LIST_OF].iter().cycle().take(LIST_ENTRIES);
+        let list: Vec<u8> = pages.flat_map(|page| page.to_le_bytes()).collect();
+        self.poke(LIST_IN, 0, &list);
     }
 
     fn poke(&mut self, page: u8, offset: usize, bytes: &[u8]) {
