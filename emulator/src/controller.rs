@@ -134,6 +134,8 @@ pub(crate) struct Core {
     pub(crate) paused: bool,
     /// How often it failed.
     pub(crate) failures: u32,
+    /// A thread has panicked while it had the controller: nothing here is to be believed. Known to whoever [visits](crate::Emulator).
+    pub(crate) broken: bool,
     /// How many wait for the controller's lock.
     pub(crate) visitors: Arc<AtomicUsize>,
     pub(crate) flights: Flights,
@@ -249,6 +251,7 @@ impl Core {
             rests: 0,
             paused: false,
             failures: 0,
+            broken: false,
             visitors: Arc::default(),
             backend,
             flights: Flights::default(),
@@ -294,7 +297,7 @@ impl Core {
 
     /// Whether registers and configuration space read all ones.
     pub(crate) fn unreachable(&self) -> bool {
-        self.gone() || self.faults.armed(ControllerFault::AllOnes)
+        self.broken || self.gone() || self.faults.armed(ControllerFault::AllOnes)
     }
 
     /// Whether nothing of the host's is in use: CC.EN is 0, and CSTS.RDY too.

@@ -218,9 +218,10 @@ impl Emulator {
         self.visit().flights.mark()
     }
 
-    /// Whether the back end or the handler still has a command with a number below `mark`.
+    /// Whether the back end or the handler still has a command with a number below `mark`, as far as anybody knows: of a controller that is broken nobody does.
     pub(crate) fn any_in_flight(&self, mark: u64) -> bool {
-        self.visit().flights.any_before(mark)
+        let core = self.visit();
+        core.broken || core.flights.any_before(mark)
     }
 
     /// Has the back end or the handler give up the commands with a number below `mark`.
@@ -291,14 +292,17 @@ impl Emulator {
 
     fn visit(&self) -> MutexGuard<'_, Core> {
         self.visitors.fetch_add(1, Ordering::Relaxed);
-        let mut core = self.core.lock().unwrap_or_else(PoisonError::into_inner);
+        let locked = self.core.lock();
         self.visitors.fetch_sub(1, Ordering::Relaxed);
+        let broken = locked.is_err();
+        let mut core = locked.unwrap_or_else(PoisonError::into_inner);
+        core.broken |= broken;
         core.quiet = false;
         core
     }
 
     /// Whether a thread has panicked while it had the controller: what it was in the middle of is not known, and no proof that memory is free of accesses can be had of it any more. It takes no more
-    /// [turns](Emulator::turn).
+    /// [turns](Emulator::turn), no reset of it is complete, and to its host it is gone: its registers and its configuration space read all ones.
     #[must_use]
     pub fn is_broken(&self) -> bool {
         self.core.is_poisoned()

@@ -196,7 +196,7 @@ impl Core {
         if self.gone() {
             return true;
         }
-        if self.resetting.load(Ordering::Relaxed) {
+        if self.broken || self.resetting.load(Ordering::Relaxed) {
             return false;
         }
         self.trace.record(|| TraceEvent::Reset { function: true });

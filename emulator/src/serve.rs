@@ -401,11 +401,15 @@ impl Device for ServedController {
 
     fn reset(&self) -> Result<(), Errno> {
         self.emulator.reset();
+        if self.emulator.is_broken() {
+            return Err(Errno::EIO);
+        }
         Ok(())
     }
 
     fn settling(&self) -> Progress {
-        if self.emulator.is_resetting() {
+        // In this order: a reset that ended before the controller broke is complete.
+        if self.emulator.is_resetting() || self.emulator.is_broken() {
             Progress::Pending
         } else {
             Progress::Done

@@ -98,8 +98,9 @@ pub trait Device {
     /// client's memory has been dropped). Only then are its memory unmapped and the next client let in. A session that never came to a device's method ends with one call too.
     fn disconnected(&self) -> Progress;
 
-    /// Can the device not tell any more what it does with its client's memory, because something of it panicked in the middle of that? Asked while a session ends: the end cannot be waited for
-    /// then, and the server stops ([`ServerError::Broken`](crate::ServerError::Broken)). What memory the device may still reach it has to keep a handle of for good.
+    /// Can the device not tell any more what it does with its client's memory, because something of it panicked in the middle of that? Asked after each poll of a session: no end of it can be waited for
+    /// then, and the server stops ([`ServerError::Broken`](crate::ServerError::Broken)). What memory the device may still reach it has to keep a handle of for good, and from then on it
+    /// answers no [`unmapping`](Self::unmapping), [`settling`](Self::settling) or [`disconnected`](Self::disconnected) with [`Progress::Done`].
     fn is_broken(&self) -> bool {
         false
     }

@@ -149,8 +149,8 @@ impl Server {
     /// Returns when the device has let go of the last client's memory.
     ///
     /// # Errors
-    /// [`ServerError::System`] when the listening socket fails, with no client there any more. Nothing that a client does leads to it. [`ServerError::Broken`] when the device is, whether it has let go of
-    /// its client's memory or not.
+    /// [`ServerError::System`] when the listening socket fails, with no client there any more. Nothing that a client does leads to it. [`ServerError::Broken`] as soon as it is seen that the device is, whether its client
+    /// is still there or not, and whether the device has let go of that one's memory or not.
     pub fn run(&self, device: &dyn Device, stop: &Stop) -> Result<(), ServerError> {
         let mut serving = Serving {
             server: self,
@@ -172,7 +172,7 @@ impl Server {
                 }
             }
             serving.poll_session(device);
-            if serving.is_ending() && device.is_broken() {
+            if device.is_broken() {
                 let path = self.path().to_owned();
                 return Err(ServerError::Broken { path });
             }

@@ -216,6 +216,42 @@ fn stops_with_a_client_and_waits_for_the_device() {
 }
 
 #[test]
+fn a_device_that_breaks_ends_the_server_while_its_client_is_there() {
+    for request in [unmap(0, PAGE), Request::DeviceReset] {
+        let folder = tempfile::tempdir().expect("a directory");
+        let options = ServerOptions::default();
+        let server = Server::bind(&folder.path().join("socket"), options).expect("bound");
+        let (device, stop) = (TestDevice::new(), Stop::new().expect("descriptors"));
+        thread::scope(|scope| {
+            let running = scope.spawn(|| server.run(&device, &stop));
+            let mut client = open(server.path());
+            let file: OwnedFd = memfd(1).into();
+            client.ask(&map(0, PAGE), &[file.as_fd()]).expect("mapped");
+            // As a device must that is broken, it says of nothing that it is over.
+            {
+                let mut state = device.state();
+                (state.hold, state.slow_resets, state.broken) = (true, true, true);
+            }
+            client.send(&request, &[]);
+            let begun = Instant::now();
+            while !running.is_finished() && begun.elapsed() < Duration::from_secs(60) {
+                thread::sleep(Duration::from_millis(1));
+            }
+            // So that it ends where it did not.
+            stop.set();
+            let ended = running.join().expect("it ran");
+            assert!(matches!(ended, Err(ServerError::Broken { .. })));
+            assert!(
+                client.receive().is_err(),
+                "it was not told that all is over"
+            );
+            assert!(begun.elapsed() < Duration::from_secs(60), "by itself");
+        });
+        assert_eq!(device.state().maps.len(), 1);
+    }
+}
+
+#[test]
 fn an_idle_server_sleeps() {
     // Time of this thread: the server runs on it.
     let folder = tempfile::tempdir().expect("a directory");

@@ -6,6 +6,7 @@ use std::time::Duration;
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvme_vfio_queues::Status;
 
+use super::tests::break_controller;
 use super::*;
 use crate::config::Config;
 use crate::handler::{CommandHandler, FetchedCommand, HandlerCompletion, Handling};
@@ -135,6 +136,12 @@ fn memory() -> (File, ClientMemory) {
     let memory = ClientMemory::map(descriptor, 0, LENGTH, access).unwrap();
     (file, memory)
 }
+
+/// Aborts at once, and gives the controller up at once.
+const GIVING_UP: Patience = Patience {
+    abort: Duration::ZERO,
+    fatal: Some(Duration::ZERO),
+};
 
 /// Aborts at once, and never gives the controller up.
 const PATIENT: Patience = Patience {
@@ -291,11 +298,7 @@ fn memory_that_cannot_be_lent_is_not_mapped() {
 
 #[test]
 fn an_unmap_waits_for_taken_commands_however_long() {
-    let giving_up = Patience {
-        abort: Duration::ZERO,
-        fatal: Some(Duration::ZERO),
-    };
-    for patience in [PATIENT, giving_up] {
+    for patience in [PATIENT, GIVING_UP] {
         let client = client(patience);
         let trace = client.served.emulator.trace(1000).expect("the only one");
         client.map_data();
@@ -394,26 +397,42 @@ fn memory_that_is_in_use_outlives_whoever_served_it() {
 #[test]
 fn of_a_controller_that_is_broken_nothing_is_a_proof() {
     for in_flight in [true, false] {
-        let client = client(PATIENT);
+        let client = client(GIVING_UP);
         client.map_data();
         let tag = in_flight.then(|| client.start(0).expect("taken"));
         let emulator = Arc::clone(&client.served.emulator);
-        emulator.connect_interrupt(0, Some(Arc::new(|| panic!("as it was told to"))));
-        assert!(!emulator.is_broken());
-        let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
-            let all = IrqData::None;
-            client.served.set_irqs(MSIX, 0..1, IrqAction::Trigger, all)
-        }));
-        assert!(panicked.is_err() && emulator.is_broken());
+        break_controller(&client.served);
         client.log().report.extend(tag);
-        for _ in 0..10 {
-            assert_eq!(emulator.turn(16).posted, 0, "it does nothing any more");
-            assert_eq!(client.served.disconnected(), Progress::Pending);
+        for unmap in [ServedController::dma_unmap, ServedController::unmapping] {
+            for _ in 0..10 {
+                assert_eq!(emulator.turn(16).posted, 0, "it does nothing any more");
+                let unmapped = unmap(&client.served, DATA, LENGTH);
+                assert_eq!(unmapped, Ok(Progress::Pending));
+                assert_eq!(client.served.disconnected(), Progress::Pending);
+            }
         }
         let Client { served, log, .. } = client;
         drop(served);
-        let taken_back = |happened: &Happened| matches!(happened, Happened::TakenBack(_));
-        assert!(!log.lock().unwrap().happened.iter().any(taken_back));
+        let its_memory = |happened: &Happened| matches!(happened, Happened::Lent(..));
+        assert!(log.lock().unwrap().happened.iter().all(its_memory));
         assert_eq!(emulator.iommu().mappings().len(), 2);
     }
+}
+
+#[test]
+fn a_controller_that_is_broken_has_let_go_of_nothing_by_a_reset() {
+    let client = client(PATIENT);
+    assert_eq!(client.served.settling(), Progress::Done);
+    break_controller(&client.served);
+    // By whatever way its host asks for one, and looks whether it is over.
+    client.write(0x14, &[0; 4]);
+    client.served.emulator.turn(16);
+    assert_eq!(client.csts(), u32::MAX, "CSTS.RDY never falls");
+    assert_eq!(client.served.settling(), Progress::Pending);
+    assert_eq!(client.served.reset(), Err(Errno::EIO));
+    assert_eq!(client.served.settling(), Progress::Pending);
+    let mut configuration = [0; 64];
+    client.served.region_read(7, 0, &mut configuration).unwrap();
+    assert_eq!(configuration, [0xff; 64]);
+    assert_eq!(client.served.emulator.iommu().mappings().len(), 1);
 }

@@ -202,6 +202,18 @@ const SOON: Patience = Patience {
     fatal: Some(Duration::from_millis(30)),
 };
 
+/// Has a thread panic while it has the controller.
+pub(super) fn break_controller(served: &ServedController) {
+    let emulator = Arc::clone(served.emulator());
+    emulator.connect_interrupt(0, Some(Arc::new(|| panic!("as it was told to"))));
+    assert!(!emulator.is_broken());
+    let panicked = std::panic::catch_unwind(std::panic::AssertUnwindSafe(|| {
+        let all = IrqData::None;
+        served.set_irqs(2, 0..1, IrqAction::Trigger, all)
+    }));
+    assert!(panicked.is_err() && emulator.is_broken());
+}
+
 fn wait_for(mut done: impl FnMut() -> bool) {
     let end = Instant::now() + Duration::from_secs(10);
     while !done() {
@@ -258,6 +270,29 @@ fn an_unmap_ends_at_last_with_a_failed_controller() {
     assert_eq!(client.shared.cancelled.load(Ordering::Relaxed), 1);
     assert_eq!(client.shared.resets.load(Ordering::Relaxed), 1);
     assert_eq!(client.read(CSTS), 0b11, "CSTS.CFS");
+}
+
+#[test]
+fn an_unmap_never_ends_with_a_controller_that_is_broken() {
+    let client = client(Patience {
+        abort: Duration::ZERO,
+        fatal: Some(Duration::ZERO),
+    });
+    client.map_data();
+    client.start_read(0);
+    let mark = client.served.emulator.flight_mark();
+    break_controller(&client.served);
+    assert_eq!(client.served.dma_unmap(DATA, LENGTH), Ok(Progress::Pending));
+    for _ in 0..10 {
+        assert_eq!(client.served.unmapping(DATA, LENGTH), Ok(Progress::Pending));
+    }
+    assert_eq!(client.served.reset(), Err(Errno::EIO));
+    assert_eq!(client.shared.resets.load(Ordering::Relaxed), 0);
+    // What becomes of it now proves nothing, either.
+    client.served.emulator.abandon("nobody does");
+    assert!(client.served.emulator.any_in_flight(mark));
+    assert_eq!(client.shared.cancelled.load(Ordering::Relaxed), 0);
+    assert_eq!(client.served.iommu.mappings().len(), 2);
 }
 
 #[test]

@@ -51,6 +51,8 @@ pub struct State {
     pub panics: bool,
     /// The device does not let go.
     pub hold: bool,
+    /// The device does not know what it does any more.
+    pub broken: bool,
     /// Resets take until this is false: those by message, and those that a write to the configuration space at `RESET` begins.
     pub slow_resets: bool,
     /// A reset is under way.
@@ -288,6 +290,10 @@ impl Device for TestDevice {
         state.maps.clear();
         state.vectors.clear();
         Progress::Done
+    }
+
+    fn is_broken(&self) -> bool {
+        self.state().broken
     }
 }
 
