@@ -132,7 +132,7 @@ pub(crate) struct Core {
     pub(crate) rests: u32,
     /// Nothing new is fetched: the host is gone, and what it left in flight is waited for.
     pub(crate) paused: bool,
-    /// How often it failed.
+    /// How often it failed while it had this host.
     pub(crate) failures: u32,
     /// A thread has panicked while it had the controller: nothing here is to be believed. Known to whoever [visits](crate::Emulator).
     pub(crate) broken: bool,

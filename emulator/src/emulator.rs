@@ -246,6 +246,7 @@ impl Emulator {
         let complete = core.function_reset();
         if complete {
             core.config_space = controller::config_space(&self.config);
+            core.failures = 0;
             if core.handler.is_some() {
                 core.forget_host();
             }

@@ -572,4 +572,11 @@ fn a_client_cannot_fill_the_log() {
     assert_eq!(emulator.statistics().invalid_doorbells, 4000);
     let told = count.load(Ordering::Relaxed);
     assert!((2..=1000).contains(&told), "{told} lines");
+    // A successor's failure is told all the same.
+    assert_eq!(client.served.disconnected(), Progress::Done);
+    tracing::subscriber::with_default(Counting(Arc::clone(&count)), || {
+        client.write(CC, 1 << 4 | 1);
+        assert_eq!(client.read(CSTS) & 2, 2);
+    });
+    assert_eq!(count.load(Ordering::Relaxed), told + 1);
 }
