@@ -401,7 +401,7 @@ pub fn answer(message: Message, id: u16) -> Answer {
 }
 
 pub fn patience() -> Deadline {
-    Deadline::after(Duration::from_secs(20))
+    Deadline::after(Duration::from_secs(60))
 }
 
 pub const VERSION: Request<'static> = Request::Version(Version {
