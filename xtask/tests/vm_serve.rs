@@ -261,7 +261,7 @@ fn no_command_reaches_outside_of_its_slice() {
             step attack nvme-vfio-guest attack ${{a#*:}} ${{b#*:}} --seed 2026 --times {times} --secret {SERIAL} --secret {}
             kill $shorten
             lives
-            (while :; do nvme-vfio bench $b -n 1 --runtime 5 --iodepth 16 --rw randread; done) >/tmp/bench-b 2>&1 &
+            (while [ ! -e /tmp/enough ]; do nvme-vfio bench $b -n 1 --runtime 5 --iodepth 16 --rw randread; done) >/tmp/bench-b 2>&1 &
             other=$!
             for n in 1 2 3 4 5; do
                 nvme-vfio bench $a -n 1 --runtime 60 --iodepth 128 --rw randread >/dev/null 2>&1 &
@@ -271,9 +271,8 @@ fn no_command_reaches_outside_of_its_slice() {
                 wait $victim 2>/dev/null
                 step again-$n nvme-vfio read $a -n 1 -s 0
             done
-            kill $other
-            wait $other 2>/dev/null
-            sleep 6
+            touch /tmp/enough
+            wait $other
             step bench-b cat /tmp/bench-b
             step read-b nvme-vfio read $b -n 1 -s 0
             {STOP}",
