@@ -128,7 +128,8 @@ pub trait Backend: Send + Debug {
     /// Takes a batch. Segments are valid for this call; what a request needs later is copied.
     fn submit(&mut self, requests: &[Request], segments: &[Segment], memory: &DeviceMemory<'_>);
 
-    /// Appends what has ended since the last call, in any order, each request once.
+    /// Appends what has ended since the last call, in any order, each request once. It is called after each [`Backend::submit`], and besides once in each turn of the controller that begins
+    /// with a request in flight: there a back end goes on that does long work itself.
     fn poll(&mut self, memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>);
 
     /// A namespace that the configuration names, once, before everything else: what its medium holds is kept.
@@ -181,7 +182,7 @@ pub trait Backend: Send + Debug {
         false
     }
 
-    /// Whether the back end has begun on requests that it goes on with in the next [`Backend::poll`], so that it should come soon.
+    /// Whether the back end has requests that it goes on with in the next turn's [`Backend::poll`], so that it should come soon.
     fn is_working(&self) -> bool {
         false
     }

@@ -13,11 +13,23 @@ use medium::Medium;
 
 /// Bytes that are compared or copied at once.
 const CHUNK: usize = 64 << 10;
-/// Bytes of a request without data that are done before others have their turn: it names up to 65,536 blocks with a few bytes, and other commands, registers and other
-/// controllers of the same thread wait meanwhile.
-const PIECE: u64 = 1 << 20;
+/// Bytes of requests without data that are done in a turn at once, and as many again of those that wait: such a request names up to 65,536 blocks with a few bytes, a range of one
+/// as many, and other commands, registers and other controllers of the same thread wait meanwhile.
+const PIECE: u64 = 512 << 10;
+/// Bytes that a request without data counts for at least.
+const LEAST: u64 = 4096;
 
-/// A request without data that is done in pieces, one in each poll.
+/// What a request counts for, so much of which is done in a turn. Those with data are done at once.
+fn cost(request: &Request) -> u64 {
+    match request.operation {
+        Operation::WriteZeroes | Operation::Deallocate | Operation::Copy { .. } => {
+            request.length.max(LEAST)
+        }
+        _ => 0,
+    }
+}
+
+/// A request without data that waits, or is done in pieces.
 #[derive(Debug)]
 struct Long {
     request: Request,
@@ -25,21 +37,8 @@ struct Long {
 }
 
 impl Long {
-    fn of(request: &Request) -> Option<Long> {
-        let long = match request.operation {
-            Operation::WriteZeroes | Operation::Deallocate | Operation::Copy { .. } => {
-                request.length > PIECE
-            }
-            _ => false,
-        };
-        long.then(|| Long {
-            request: request.clone(),
-            done: 0,
-        })
-    }
-
     /// The next piece, as a request of its own.
-    fn piece(&mut self) -> Request {
+    fn piece(&self) -> Request {
         let mut piece = self.request.clone();
         piece.length = PIECE.min(self.request.length - self.done);
         let mut at = self.done;
@@ -51,12 +50,7 @@ impl Long {
             *offset += at;
         }
         piece.offset += at;
-        self.done += piece.length;
         piece
-    }
-
-    fn is_done(&self) -> bool {
-        self.done == self.request.length
     }
 }
 
@@ -68,6 +62,10 @@ pub struct MemoryBackend {
     done: Vec<BackendCompletion>,
     /// In turn.
     long: VecDeque<Long>,
+    /// Bytes of requests without data that may still be done at once in this turn.
+    left: u64,
+    /// The next poll belongs to a batch, and is no new turn.
+    submitted: bool,
     buffer: Box<[u8]>,
 }
 
@@ -77,6 +75,8 @@ impl Default for MemoryBackend {
             media: BTreeMap::new(),
             done: Vec::new(),
             long: VecDeque::new(),
+            left: PIECE,
+            submitted: false,
             buffer: vec![0; CHUNK].into_boxed_slice(),
         }
     }
@@ -188,6 +188,26 @@ impl MemoryBackend {
         }
     }
 
+    /// Goes on with the requests that wait, for one turn.
+    fn go_on(&mut self, memory: &DeviceMemory<'_>) {
+        let mut left = PIECE;
+        while let Some(mut long) = self.long.pop_front() {
+            let piece = long.piece();
+            let Some(rest) = left.checked_sub(cost(&piece)) else {
+                return self.long.push_front(long);
+            };
+            left = rest;
+            let outcome = self.execute(&piece, &[], memory);
+            long.done += piece.length;
+            if outcome == Outcome::Done && long.done < long.request.length {
+                self.long.push_back(long);
+            } else {
+                let tag = long.request.tag;
+                self.done.push(BackendCompletion { tag, outcome });
+            }
+        }
+    }
+
     fn copy(&mut self, from: u32, from_offset: u64, request: &Request) -> Outcome {
         let (to, to_offset, length) = (request.namespace, request.offset, request.length);
         if from == to {
@@ -223,14 +243,19 @@ impl MemoryBackend {
 
 impl Backend for MemoryBackend {
     fn submit(&mut self, requests: &[Request], segments: &[Segment], memory: &DeviceMemory<'_>) {
+        self.submitted = true;
         for request in requests {
             let own = segments
                 .get(request.segments.start as usize..request.segments.end as usize)
                 .unwrap_or_default();
-            if let Some(long) = Long::of(request) {
-                self.long.push_back(long);
+            let Some(left) = self.left.checked_sub(cost(request)) else {
+                self.long.push_back(Long {
+                    request: request.clone(),
+                    done: 0,
+                });
                 continue;
-            }
+            };
+            self.left = left;
             let outcome = self.execute(request, own, memory);
             self.done.push(BackendCompletion {
                 tag: request.tag,
@@ -240,19 +265,12 @@ impl Backend for MemoryBackend {
     }
 
     fn poll(&mut self, memory: &DeviceMemory<'_>, completions: &mut Vec<BackendCompletion>) {
-        completions.append(&mut self.done);
-        let Some(mut long) = self.long.pop_front() else {
-            return;
-        };
-        let outcome = self.execute(&long.piece(), &[], memory);
-        if outcome == Outcome::Done && !long.is_done() {
-            self.long.push_back(long);
-            return;
+        // The controller polls after each batch, and once in a turn without one.
+        if !std::mem::take(&mut self.submitted) {
+            self.left = PIECE;
+            self.go_on(memory);
         }
-        completions.push(BackendCompletion {
-            tag: long.request.tag,
-            outcome,
-        });
+        completions.append(&mut self.done);
     }
 
     fn is_working(&self) -> bool {

@@ -260,3 +260,28 @@ fn as_many_ranges_as_there_can_be() {
         assert_eq!(contents(&mut host, &memory, 1024..1280), expected);
     }
 }
+
+#[test]
+fn many_short_ranges_keep_nobody_waiting() {
+    const RANGES: u64 = 32;
+    const BLOCKS: u32 = 512;
+    let mut host = Host::with_queue("size=64M", 64);
+    let list: Vec<u8> = (0..RANGES)
+        .flat_map(|range| source(0, 1, range * u64::from(BLOCKS), BLOCKS))
+        .collect();
+    let memory = host.memory(4096);
+    memory.write_bytes(0, &list).unwrap();
+    for _ in 0..8 {
+        let entry = with_prps(copy(0, 100_000, RANGES as u32), memory.iova().0, 0);
+        host.submit(1, entry);
+    }
+    // Of 64 MiB each turn copies one at most: whoever shares the thread has the others' time between.
+    let (mut turns, mut ended) = (0, 0);
+    while ended < 8 {
+        let turn = host.emulator.turn(32);
+        turns += 1;
+        ended += turn.posted;
+        assert_eq!(turn.working, ended < 8);
+    }
+    assert!((64..=512).contains(&turns), "{turns}");
+}

@@ -99,8 +99,65 @@ fn others_have_their_turn_between_the_pieces() {
             request(3, copy_of(0), 15 << 20, 512),
         ],
     );
-    // The short one at once; one piece in each poll, in turn.
-    assert_eq!(ended, [(3, 1), (2, 4), (1, 6)]);
+    // The short one at once; one piece in each poll after that of the batch, in turn.
+    assert_eq!(ended, [(3, 1), (2, 5), (1, 7)]);
+}
+
+#[test]
+fn however_many_there_are_a_turn_does_a_piece_of_them() {
+    let quarters = |tag| request(tag, copy_of(0), 8 << 20, PIECE / 4);
+    let ended = run(&mut backend(), &(0..10).map(quarters).collect::<Vec<_>>());
+    let polls: Vec<_> = ended.into_iter().map(|(_, polls)| polls).collect();
+    assert_eq!(polls, [1, 1, 1, 1, 2, 2, 2, 2, 3, 3]);
+    // The shortest ones cost something, too.
+    let most = PIECE / LEAST;
+    let shortest = |tag| request(tag, Operation::Deallocate, 0, 512);
+    let all: Vec<_> = (0..2 * most as u32).map(shortest).collect();
+    let ended = run(&mut backend(), &all);
+    let at_once = ended.iter().filter(|(_, polls)| *polls == 1).count();
+    assert_eq!((at_once as u64, ended[ended.len() - 1].1), (most, 2));
+    // And what needs data, or does nothing, does not wait for them.
+    let mut some = vec![request(0, copy_of(0), 8 << 20, 3 * PIECE)];
+    some.push(request(1, Operation::WriteZeroes, 0, PIECE));
+    some.push(request(2, Operation::Flush, 0, 0));
+    some.push(request(3, Operation::Verify, 0, 4 * PIECE));
+    some.push(request(4, Operation::Deallocate, 0, 512));
+    let ended = run(&mut backend(), &some);
+    assert_eq!(ended, [(1, 1), (2, 1), (3, 1), (4, 3), (0, 5)]);
+}
+
+#[test]
+fn batches_do_not_make_a_turn_longer() {
+    let iommu = iommu();
+    let memory = iommu.memory(true, None);
+    let mut backend = backend();
+    let before = contents(&mut backend);
+    let long = request(0, Operation::WriteZeroes, 0, 4 * PIECE);
+    backend.submit(&[long], &[], &memory);
+    let mut ended = Vec::new();
+    for tag in 1..=20 {
+        backend.submit(&[request(tag, Operation::Flush, 0, 0)], &[], &memory);
+        backend.poll(&memory, &mut ended);
+        assert_eq!(ended.len(), tag as usize, "the batch");
+    }
+    let short = |tag| request(tag, Operation::Deallocate, 8 << 20, PIECE / 2);
+    for tag in 21..=30 {
+        backend.submit(&[short(tag)], &[], &memory);
+        backend.poll(&memory, &mut ended);
+    }
+    assert_eq!(ended.len(), 22, "two of them");
+    let after = contents(&mut backend);
+    assert!(
+        before[..8 << 20] == after[..8 << 20],
+        "nothing of the long one"
+    );
+    // The next turn.
+    backend.poll(&memory, &mut ended);
+    ended.clear();
+    backend.submit(&[31, 32, 33].map(short), &[], &memory);
+    backend.poll(&memory, &mut ended);
+    let tags: Vec<_> = ended.iter().map(|end| end.tag).collect();
+    assert_eq!(tags, [31, 32]);
 }
 
 #[test]
