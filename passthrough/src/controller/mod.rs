@@ -196,8 +196,28 @@ impl<P: Policy + ?Sized> VirtualController<P> {
 impl<P: Policy + ?Sized> VirtualController<P> {
     #[cold]
     fn poll_operator(&mut self, memory: &DeviceMemory<'_>, done: &mut Vec<HandlerCompletion>) {
-        let (engine, gate) = (&mut self.engine, &mut self.gate);
         done.append(&mut self.cancelled);
+        self.take_operators(Some(memory), |told| done.push(told));
+    }
+
+    /// Whether an operator's command is under way. What has ended since its client was told is taken here: for the front end it is not in flight any more, so that nothing may poll.
+    #[inline]
+    fn is_operating(&mut self) -> bool {
+        let is_busy = |operator: &Operator| operator.is_busy();
+        self.operator.as_ref().is_some_and(is_busy) && {
+            self.take_operators(None, |_| {});
+            self.operator.as_ref().is_some_and(is_busy)
+        }
+    }
+
+    /// Takes what has come of operators' commands; without `memory` only of those that the client was told of. `tell` is what it is told.
+    #[cold]
+    fn take_operators(
+        &mut self,
+        memory: Option<&DeviceMemory<'_>>,
+        mut tell: impl FnMut(HandlerCompletion),
+    ) {
+        let (engine, gate) = (&mut self.engine, &mut self.gate);
         if let Some(operator) = &mut self.operator {
             operator.poll(memory, |ended: OperatorEnded| {
                 if let Some(nsid) = ended.stays {
@@ -206,7 +226,7 @@ impl<P: Policy + ?Sized> VirtualController<P> {
                 if ended.failed {
                     gate.failed();
                 }
-                done.extend(ended.told);
+                ended.told.into_iter().for_each(&mut tell);
             });
         }
     }
@@ -268,7 +288,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
     #[inline]
     fn credit(&mut self) -> u32 {
         self.look_up();
-        if self.operator.as_ref().is_some_and(Operator::is_busy) {
+        if self.is_operating() {
             // What an operator does may change the namespaces: nothing else runs beside it.
             return 0;
         }
@@ -289,6 +309,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             }
             _ => QueueKind::Io,
         };
+        let operating = queue == QueueKind::Admin && self.is_operating();
         let entry = dwords(&command.entry);
         let opcode = entry[0] as u8;
         // Dataset Management and Copy.
@@ -318,7 +339,7 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         }
         if ClassSet::OPERATOR.has(decoded.class) {
             let ordered = match &self.operator {
-                Some(operator) if self.engine.active() == 0 && !operator.is_busy() => {
+                Some(_) if self.engine.active() == 0 && !operating => {
                     order(&passed, command, &self.engine, memory)
                 }
                 // Its own commands on blocks are to end first.

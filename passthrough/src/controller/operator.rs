@@ -272,8 +272,15 @@ impl Operator {
         Ok(takes)
     }
 
-    /// What has ended since the last call.
-    pub(super) fn poll(&mut self, memory: &DeviceMemory<'_>, mut tell: impl FnMut(OperatorEnded)) {
+    /// What has ended since the last call. Without `memory`, only while the client was told of all that is under way: the data of none is wanted then.
+    pub(super) fn poll(
+        &mut self,
+        memory: Option<&DeviceMemory<'_>>,
+        mut tell: impl FnMut(OperatorEnded),
+    ) {
+        if memory.is_none() && !self.waiting.iter().all(|waiting| waiting.told) {
+            return;
+        }
         while let Ok(answer) = self.answers.try_recv() {
             let place = self.waiting.iter().position(|one| one.tag == answer.tag);
             let Some(waiting) = place.map(|place| self.waiting.swap_remove(place)) else {
@@ -284,10 +291,10 @@ impl Operator {
                 stays: waiting.takes.filter(|_| answer.declined),
                 failed: waiting.counted && !answer.status.is_success(),
             };
-            if waiting.told {
+            let (false, Some(memory)) = (waiting.told, memory) else {
                 tell(ended);
                 continue;
-            }
+            };
             let mut status = answer.status;
             let mut rest = answer.data.as_slice();
             for segment in &waiting.segments {

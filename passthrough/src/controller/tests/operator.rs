@@ -1,8 +1,9 @@
 //! Commands of the operator classes.
 #![allow(unsafe_code)] // admin commands whose data the driver points to
 
-use nvme_vfio::{AdminData, CommandError, Error, QueueOptions};
+use nvme_vfio::{AdminData, CommandError, Error, IoQueue, QueueOptions};
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use nvme_vfio::transport::EmulatedTransport;
 use nvme_vfio::{Controller, Options};
@@ -18,6 +19,9 @@ use super::rig::{Plan, Rig, slice};
 use crate::audit::{self, AuditOptions, Auditor};
 use crate::client::ClientId;
 use crate::command::ClassSet;
+
+/// How long is waited for what is to come.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Blocks of the real namespace.
 const BLOCKS: u64 = 4096;
@@ -190,6 +194,13 @@ fn data_of_an_operators_command_reaches_the_real_controller() {
 
 /// The client sends the command, which the controller holds, resets its own controller without waiting for the answer, and only then the controller goes on.
 fn send_and_go(rig: &Rig, command: Command, data: AdminData<'_>) {
+    leave(rig, command, data);
+    rig.device.clear_faults();
+    rig.device.release();
+}
+
+/// The client sends the command, which the controller holds, and resets its own controller without waiting for the answer.
+fn leave(rig: &Rig, command: Command, data: AdminData<'_>) {
     let which = Matcher::admin().opcode(command.opcode);
     rig.device
         .inject(Fault::on(which, CommandFault::Hang(OnAbort::NotAborted)));
@@ -206,8 +217,6 @@ fn send_and_go(rig: &Rig, command: Command, data: AdminData<'_>) {
         while rig.front.is_resetting() {
             rig.step();
         }
-        rig.device.clear_faults();
-        rig.device.release();
         assert!(waiting.join().unwrap());
     });
 }
@@ -338,6 +347,49 @@ fn what_the_controller_declines_after_its_client_has_gone_takes_nothing_from_it_
     let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
     let buffer = rig.client.allocate(512).unwrap();
     queue.read_blocking(&namespace, 0, buffer).unwrap();
+}
+
+/// A read of the client's, under a device that is stepped and holds none: whether it ends within a hundred steps.
+fn reads(rig: &Rig, queue: &mut IoQueue) -> bool {
+    let namespace = rig.client.only_namespace().unwrap();
+    let buffer = rig.client.allocate(512).unwrap();
+    queue.read(&namespace, 0, buffer, 0).unwrap();
+    queue.ring();
+    (0..100).any(|_| {
+        rig.step();
+        queue.poll().is_some()
+    })
+}
+
+/// For the front end the command is not in flight any more when it ends: it may not poll.
+#[test]
+fn a_clients_commands_go_on_when_the_operators_command_ends_that_it_did_not_wait_for() {
+    let rig = rig(true, true);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    for later in ["a read", "a format"] {
+        leave(&rig, format(now, 1), AdminData::None);
+        rig.client.recover().unwrap();
+        let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+        // It is still under way, and nothing else runs beside it.
+        let beside = admin(&rig, format(now, 0), AdminData::None);
+        assert_eq!(beside, Err(Status::COMMAND_INTERRUPTED));
+        if later == "a read" {
+            assert!(!reads(&rig, &mut queue));
+        }
+        rig.device.clear_faults();
+        assert_eq!(rig.device.release(), 1);
+        let until = Instant::now() + PATIENCE;
+        if later == "a read" {
+            while queue.poll().is_none() {
+                assert!(Instant::now() < until, "the read is not fetched");
+                rig.step();
+            }
+        } else {
+            while admin(&rig, format(now, 1), AdminData::None).is_err() {
+                assert!(Instant::now() < until, "the format is not sent");
+            }
+        }
+    }
 }
 
 fn manage(nsid: u32, select: u32) -> Command {
