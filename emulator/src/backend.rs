@@ -9,6 +9,7 @@ mod memory;
 mod null;
 
 pub use file::FileBackend;
+pub(crate) use file::file_of;
 pub use memory::MemoryBackend;
 pub use null::NullBackend;
 

@@ -13,6 +13,7 @@ use std::str::FromStr;
 
 use thiserror::Error;
 
+use crate::backend::file_of;
 use crate::interrupts::VECTORS_MAX;
 use crate::latency::{DURATION, LATENCY, Latencies};
 
@@ -338,6 +339,16 @@ impl Config {
             )));
         }
         Ok(())
+    }
+
+    /// The files that its namespaces are kept in, where its back end keeps them in files.
+    #[must_use]
+    pub fn files(&self) -> Vec<PathBuf> {
+        let BackendKind::File(path) = &self.backend else {
+            return Vec::new();
+        };
+        let namespaces = self.namespaces.iter();
+        namespaces.map(|one| file_of(path, one.nsid)).collect()
     }
 
     /// Bytes of BAR 0 from 0x1000 on that hold doorbells, in whole pages of 4 KiB.

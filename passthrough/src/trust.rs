@@ -7,7 +7,7 @@ use std::ffi::OsString;
 use std::fmt;
 use std::fs::{File, Metadata};
 use std::io;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Component, Path, PathBuf};
 
 use nix::unistd::geteuid;
@@ -79,7 +79,9 @@ fn is_trusted(uid: u32) -> bool {
 fn is_foreign(found: &Metadata, on_the_way: bool) -> bool {
     let mode = found.mode();
     let shared = on_the_way && found.is_dir() && mode & STICKY != 0;
-    !is_trusted(found.uid()) || !found.is_symlink() && mode & OTHERS_WRITE != 0 && !shared
+    // What may be done to a link says nothing, and to write to a socket is to connect to it.
+    let open = !found.is_symlink() && !found.file_type().is_socket();
+    !is_trusted(found.uid()) || open && mode & OTHERS_WRITE != 0 && !shared
 }
 
 /// What is open, if others may change it.
@@ -96,6 +98,18 @@ pub(crate) fn look_at(path: &Path, open: &File) -> io::Result<Option<Foreign>> {
 /// # Errors
 /// What the system says where a name cannot be looked at.
 pub(crate) fn look(path: &Path, end: bool) -> io::Result<Option<Foreign>> {
+    walk(path, end, false)
+}
+
+/// As [`look`] at what will be opened, or made if it is not there: nobody else may make it first, either.
+///
+/// # Errors
+/// As [`look`].
+pub(crate) fn look_before_making(path: &Path) -> io::Result<Option<Foreign>> {
+    walk(path, true, true)
+}
+
+fn walk(path: &Path, end: bool, made: bool) -> io::Result<Option<Foreign>> {
     let mut left = names(&std::path::absolute(path)?);
     // No links, and looked at.
     let mut at = PathBuf::from("/");
@@ -117,7 +131,10 @@ pub(crate) fn look(path: &Path, end: bool) -> io::Result<Option<Foreign>> {
         let next = at.join(name);
         let its = match std::fs::symlink_metadata(&next) {
             Ok(its) => its,
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {
+                let theirs = made && is_foreign(&found, false);
+                return Ok(theirs.then(|| Foreign::of(&at, &found)));
+            }
             Err(error) => return Err(error),
         };
         if !its.is_symlink() {
@@ -233,6 +250,39 @@ mod tests {
         assert_eq!(found(&lower).as_ref(), Some(&lower));
         assert_eq!(look(&lower, false).unwrap(), None);
         assert_eq!(found(&path.join("none/at/all")), None);
+    }
+
+    #[test]
+    fn nobody_else_may_make_first_what_is_to_be_made() {
+        let (_folder, path) = folder();
+        let made = |path: &Path| look_before_making(path).unwrap().map(|one| one.path);
+        let (file, link) = (path.join("file"), path.join("link"));
+        symlink(&file, &link).unwrap();
+        for mode in [0o1777, 0o777] {
+            set(&path, mode);
+            for name in [&file, &link, &file.join("below")] {
+                assert_eq!(made(name).as_ref(), Some(&path), "{mode:o}");
+            }
+        }
+        // What is there keeps its name in a sticky directory.
+        set(&path, 0o1777);
+        write(&file, "").unwrap();
+        assert_eq!((made(&file), made(&link)), (None, None));
+        set(&file, 0o666);
+        assert_eq!(made(&link).as_ref(), Some(&file));
+        set(&path, 0o755);
+        assert_eq!(made(&path.join("other")), None);
+    }
+
+    #[test]
+    fn who_may_connect_to_a_socket_cannot_change_it() {
+        let (_folder, path) = folder();
+        let socket = path.join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        set(&socket, 0o777);
+        assert_eq!(found(&socket), None);
+        set(&path, 0o777);
+        assert_eq!(found(&socket), Some(path));
     }
 
     #[test]

@@ -78,7 +78,6 @@ pub(super) fn run(args: &ServeArgs) -> Result<(), Error> {
         let report = Report::new(&policy, &opened).map_err(failures::policy)?;
         return report.tell(args.output.output_format);
     }
-    policy.check_foreign().map_err(failures::policy)?;
     if let Some(cpu) = args.cpu {
         cpu::check(cpu)?;
     }

@@ -1,5 +1,7 @@
 //! What a server says that does not start.
 
+use std::os::unix::net::UnixListener;
+
 use super::*;
 
 #[track_caller]
@@ -184,4 +186,88 @@ fn whatever_is_in_the_way_is_told_with_what_to_do() {
         3,
         &["another process"],
     );
+}
+
+#[test]
+fn root_opens_nothing_that_somebody_else_has_a_say_in_not_even_to_explain_a_policy() {
+    if !geteuid().is_root() {
+        eprintln!("skipped: only root can give a file away, and is refused those of others");
+        return;
+    }
+    let place = tempfile::tempdir().unwrap();
+    let (own, theirs) = (place.path().join("own"), place.path().join("theirs"));
+    std::fs::create_dir(&own).unwrap();
+    std::fs::create_dir(&theirs).unwrap();
+    let (short, none) = (own.join("short"), own.join("none"));
+    std::fs::write(&short, "root's").unwrap();
+    for (link, target) in [("to-short", &short), ("to-none", &none)] {
+        std::os::unix::fs::symlink(target, theirs.join(link)).unwrap();
+    }
+    let listener = UnixListener::bind(own.join("socket")).unwrap();
+    listener.set_nonblocking(true).unwrap();
+    std::os::unix::fs::symlink(own.join("socket"), theirs.join("to-socket")).unwrap();
+    std::os::unix::fs::chown(&theirs, Some(1234), None).unwrap();
+
+    // Refuses, and leaves everything as it was.
+    let refuses = |folder: &Path, words: &[&str]| {
+        let check = serve(folder, &["--check"]).output().unwrap();
+        assert!(check.status.success(), "it is explained: {check:?}");
+        let report: Value = serde_json::from_slice(&check.stdout).unwrap();
+        let not_asked = report["not_asked"].as_str().unwrap();
+        for word in words {
+            assert!(not_asked.contains(word), "{word} is not in: {not_asked}");
+        }
+        let error = refused_in(folder, &[]);
+        says(&error, "permission", 3, words);
+        assert_eq!(std::fs::read_to_string(&short).unwrap(), "root's");
+        assert!(!none.exists(), "a file was made");
+        let connected = listener.accept().map_err(|error| error.kind());
+        assert_eq!(connected.unwrap_err(), std::io::ErrorKind::WouldBlock);
+    };
+    let file = |path: &Path| format!("emulated:size=64M,backend=file:{}", path.display());
+    let served = |path: &Path| format!("vfio-user:{}", path.display());
+
+    // Whoever owns the directory of a policy writes into it what he likes.
+    let foreign = folder("");
+    let path = foreign.path().join("policy.toml");
+    std::os::unix::fs::chown(foreign.path(), Some(1234), None).unwrap();
+    for address in [file(&short), file(&none), served(&own.join("socket"))] {
+        std::fs::write(&path, two_clients(&address)).unwrap();
+        refuses(foreign.path(), &["policy.toml", "not root's alone"]);
+    }
+    // And whoever owns the directory of what root's policy names puts links there.
+    for address in [
+        file(&theirs.join("to-short")),
+        file(&theirs.join("to-none")),
+        file(&theirs.join("new")),
+        served(&theirs.join("to-socket")),
+    ] {
+        let theirs = theirs.display().to_string();
+        refuses(
+            folder(&two_clients(&address)).path(),
+            &[&theirs, "not root's alone", "owner 1234"],
+        );
+    }
+    assert!(!theirs.join("new").exists(), "a file was made");
+    // Of several namespaces each has a file.
+    let second = own.join("disk.2");
+    std::os::unix::fs::symlink(theirs.join("new"), &second).unwrap();
+    let address = format!("{},namespaces=2", file(&own.join("disk")));
+    refuses(
+        folder(&two_clients(&address)).path(),
+        &["disk.2", "not root's alone"],
+    );
+    assert!(!own.join("disk").exists(), "a file was made");
+    // Where others make names, one of them could be first.
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o1777)).unwrap();
+    refuses(
+        folder(&two_clients(&file(&none))).path(),
+        &["none", "not root's alone", "mode 1777"],
+    );
+    // What is root's alone is opened.
+    std::fs::set_permissions(&own, std::fs::Permissions::from_mode(0o755)).unwrap();
+    let server = Server::start(&two_clients(&file(&none)), &[]);
+    server.json("vm-a", "id-ctrl", &[]);
+    assert_eq!(std::fs::metadata(&none).unwrap().len(), 64 << 20);
+    server.end(Signal::SIGTERM);
 }

@@ -16,6 +16,16 @@ use workers::{Finished, Job, Work, Workers};
 /// Bytes that requests under way may hold in buffers together; one request may have more, alone.
 const BUFFERED_MAX: usize = 64 << 20;
 
+/// The file that a namespace is kept in.
+pub(crate) fn file_of(path: &Path, namespace: u32) -> PathBuf {
+    if namespace == 1 {
+        return path.to_owned();
+    }
+    let mut name = path.to_owned().into_os_string();
+    name.push(format!(".{namespace}"));
+    name.into()
+}
+
 /// Keeps each namespace in a file: namespace 1 in the file that was named, namespace `n` in one with `.n` after its name. A file that does not
 /// exist is made as large as its namespace, without taking room for what was not written.
 ///
@@ -71,15 +81,6 @@ impl FileBackend {
             finished: Vec::new(),
             done: Vec::new(),
         })
-    }
-
-    fn path_of(&self, namespace: u32) -> PathBuf {
-        if namespace == 1 {
-            return self.path.clone();
-        }
-        let mut name = self.path.clone().into_os_string();
-        name.push(format!(".{namespace}"));
-        name.into()
     }
 
     /// The work that a request is; `None` when its namespace has no file.
@@ -276,7 +277,7 @@ impl Backend for FileBackend {
     }
 
     fn open(&mut self, namespace: u32, bytes: u64) -> io::Result<()> {
-        let medium = Medium::open(&self.path_of(namespace), bytes)?;
+        let medium = Medium::open(&file_of(&self.path, namespace), bytes)?;
         self.media.insert(namespace, Arc::new(medium));
         Ok(())
     }

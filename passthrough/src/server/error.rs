@@ -1,6 +1,7 @@
 //! Why a group cannot be served, or stopped being so.
 
 use std::io;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use thiserror::Error;
@@ -9,6 +10,7 @@ use super::directory::DirectoryError;
 use crate::audit::AuditError;
 use crate::controller::BuildError;
 use crate::policy::PolicyError;
+use crate::trust::Foreign;
 
 /// Why a group cannot be served, or its service did not end well.
 #[derive(Debug, Error)]
@@ -24,6 +26,14 @@ pub enum ServeError {
         address: String,
         /// What the driver says.
         source: nvme_vfio::Error,
+    },
+    /// The file or the socket of a controller, or something on the way to it, can be changed by somebody else, and this process is root's.
+    #[error("the controller at {} is not root's alone: {foreign}", path.display())]
+    ForeignController {
+        /// The file or socket.
+        path: PathBuf,
+        /// What may be changed.
+        foreign: Foreign,
     },
     /// The directory for the sockets cannot be used.
     #[error(transparent)]

@@ -10,6 +10,7 @@ use super::error::ServeError;
 use super::options::ServeOptions;
 use crate::command::ClassSet;
 use crate::policy::{Budget, ControllerFacts, Isolation, PolicyFile, ResolvedPolicy};
+use crate::trust;
 
 /// The addresses of a policy in words.
 fn addresses(policy: &PolicyFile) -> String {
@@ -28,11 +29,14 @@ pub struct OpenedGroup {
 }
 
 impl OpenedGroup {
-    /// Opens the controllers of a policy.
+    /// Opens the controllers of a policy. To open one can be to make a file, to take a function over or to connect to a socket, so that root does none of it where somebody else could have a say in
+    /// what is opened.
     ///
     /// # Errors
-    /// [`ServeError::Controller`].
+    /// [`ServeError::Controller`], and [`ServeError::Policy`] and [`ServeError::ForeignController`] where this process is root's and the policy, or what it names, is not root's alone.
     pub fn open(policy: &PolicyFile, options: &ServeOptions) -> Result<OpenedGroup, ServeError> {
+        policy.check_foreign()?;
+        check_ways(policy)?;
         let driver = driver_options(policy, options);
         let failed = |source| ServeError::Controller {
             address: addresses(policy),
@@ -98,6 +102,33 @@ fn emulated(config: &str, options: Options) -> Result<(Controller, Arc<Emulator>
     let transport = EmulatedTransport::polled(Arc::clone(&emulator));
     let controller = Controller::with_transport(Arc::new(transport), options)?;
     Ok((controller, emulator))
+}
+
+/// Refuses files and sockets of controllers that others could put others in the place of, where this process is root's.
+fn check_ways(policy: &PolicyFile) -> Result<(), ServeError> {
+    if !nix::unistd::geteuid().is_root() {
+        return Ok(());
+    }
+    for address in &policy.controllers {
+        let ways = match address {
+            // What cannot be read is told of when it is opened.
+            Address::Emulated(config) => config
+                .parse::<Config>()
+                .map_or_else(|_| Vec::new(), |config| config.files()),
+            Address::VfioUser(socket) => vec![socket.clone()],
+            _ => Vec::new(),
+        };
+        for way in ways {
+            let found = trust::look_before_making(&way).map_err(|source| ServeError::System {
+                what: "looking at the way to the controller",
+                source,
+            })?;
+            if let Some(foreign) = found {
+                return Err(ServeError::ForeignController { path: way, foreign });
+            }
+        }
+    }
+    Ok(())
 }
 
 /// Bytes that this process may lock into memory; `None` for no limit.

@@ -130,6 +130,7 @@ impl Prepared {
         options: &ServeOptions,
         rules: impl FnOnce(&ResolvedPolicy) -> Arc<P>,
     ) -> Result<Prepared, ServeError> {
+        policy.check_foreign()?;
         let resolved = policy.resolve(&group.facts, &group.budget())?;
         check_lendable(policy, &resolved)?;
         directory::prepare(&policy.directory)?;

@@ -1,8 +1,10 @@
-//! What becomes of the service when one of its threads panics, and where root keeps no audit.
+//! What becomes of the service when one of its threads panics, and what root does not serve.
 
+use std::fs::Permissions;
 use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, mpsc};
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -19,7 +21,7 @@ use nvme_vfio_user::{Client, ClientOptions, Stop};
 
 use super::running::Ending;
 use super::*;
-use crate::policy::PolicyFile;
+use crate::policy::{PolicyError, PolicyFile};
 
 /// Bytes of a client's memory over which the server panics, in these tests only: when it is lent, or when it is refused.
 const MARKED: u64 = 1021 << 16;
@@ -103,6 +105,22 @@ fn until(mut done: impl FnMut() -> bool) {
     }
 }
 
+/// Why a service ends by itself; one that does not is asked to in the end.
+fn ending(serving: &mut Serving) -> Ending {
+    let stop = Stop::new().unwrap();
+    let (ended, waiting) = mpsc::channel::<()>();
+    thread::scope(|scope| {
+        let stop = &stop;
+        scope.spawn(move || {
+            let _ = waiting.recv_timeout(Duration::from_secs(60));
+            stop.set();
+        });
+        let ending = serving.wait(stop);
+        drop(ended);
+        ending
+    })
+}
+
 #[test]
 fn a_panic_over_a_message_ends_that_client_in_order_and_nobody_else() {
     let service = serve();
@@ -154,8 +172,7 @@ fn the_service_ends_when_a_clients_thread_is_no_more() {
     client
         .dma_map(0, MARKED, both(), Some((memory.as_fd(), 0)))
         .unwrap_err();
-    let stop = Stop::new().unwrap();
-    assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
+    assert_eq!(ending(&mut service.serving), Ending::ThreadLost);
     service.serving.finish().unwrap();
 }
 
@@ -179,8 +196,7 @@ fn the_service_ends_when_a_virtual_controller_is_broken() {
         .unwrap();
     let lent = service.device.iommu().mappings();
     client.set_irqs(&trigger).unwrap_err();
-    let stop = Stop::new().unwrap();
-    assert_eq!(service.serving.wait(&stop), Ending::ThreadLost);
+    assert_eq!(ending(&mut service.serving), Ending::ThreadLost);
     assert!(
         lent.iter()
             .all(|map| service.device.iommu().mappings().contains(map))
@@ -188,9 +204,58 @@ fn the_service_ends_when_a_virtual_controller_is_broken() {
     service.serving.finish().unwrap();
 }
 
+/// A policy of one client, in a file of this user's alone.
+fn policy_file(controller: &str) -> (tempfile::TempDir, PathBuf) {
+    let folder = tempfile::tempdir().unwrap();
+    let uid = nix::unistd::geteuid();
+    let text = format!(
+        "controller = [\"{controller}\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n[[client]]\nname = \"a\"\nuid = [{uid}]\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1 }}]\nallow = [\"read\"]\n"
+    );
+    let path = folder.path().join("policy.toml");
+    std::fs::write(&path, text).unwrap();
+    (folder, path)
+}
+
+#[test]
+fn root_neither_opens_nor_serves_what_a_policy_of_somebody_else_says() {
+    let (folder, path) = policy_file("emulated:size=1M,backend=file:/nowhere/at/all");
+    let set = |mode| std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+    let options = ServeOptions::default();
+    let real = || {
+        let device = Emulator::new("size=1M".parse().unwrap()).unwrap();
+        let transport = EmulatedTransport::running(device).unwrap();
+        Controller::with_transport(Arc::new(transport), Options::default()).unwrap()
+    };
+    let root = nix::unistd::geteuid().is_root();
+    let is_foreign = |error: &ServeError| matches!(error, ServeError::Policy(PolicyError::Foreign { path: it, .. }) if *it == path);
+    set(0o664);
+    let policy = PolicyFile::open(&path).unwrap();
+    // Before it is tried.
+    let error = OpenedGroup::open(&policy, &options).unwrap_err();
+    assert_eq!(is_foreign(&error), root, "{error}");
+    // Nor are controllers that somebody else has opened.
+    let group = OpenedGroup::of(&policy, vec![real()]).unwrap();
+    match Serving::with_group(&policy, group, &options) {
+        Ok(serving) => {
+            assert!(!root);
+            serving.finish().unwrap();
+        }
+        Err(error) => {
+            assert!(root && is_foreign(&error), "{error}");
+            assert!(!folder.path().join("sockets").exists());
+        }
+    }
+    set(0o644);
+    let policy = PolicyFile::open(&path).unwrap();
+    let error = OpenedGroup::open(&policy, &options).unwrap_err();
+    assert!(matches!(error, ServeError::Controller { .. }), "{error}");
+    let group = OpenedGroup::of(&policy, vec![real()]).unwrap();
+    let serving = Serving::with_group(&policy, group, &options).unwrap();
+    serving.finish().unwrap();
+}
+
 #[test]
 fn root_keeps_no_audit_where_others_could_put_another_in_its_place() {
-    use std::os::unix::fs::PermissionsExt;
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().canonicalize().unwrap();
     let logs = path.join("logs");
@@ -201,7 +266,7 @@ fn root_keeps_no_audit_where_others_could_put_another_in_its_place() {
     );
     let policy = PolicyFile::parse(&text, &path).unwrap();
     for (mode, lax) in [(0o777, true), (0o1777, false), (0o755, false)] {
-        std::fs::set_permissions(&logs, std::fs::Permissions::from_mode(mode)).unwrap();
+        std::fs::set_permissions(&logs, Permissions::from_mode(mode)).unwrap();
         match Serving::start(&policy, &ServeOptions::default()) {
             Ok(serving) => {
                 assert!(!lax || uid != 0, "{mode:o}");

@@ -10,6 +10,8 @@ use nvme_vfio_user::ServerError;
 
 use crate::error::{Error, Kind};
 
+/// A directory in which others make names, as /tmp is.
+const STICKY: u32 = 0o1000;
 const POLICY_HELP: &str = "Correct the policy; nvme-vfio serve --help shows one";
 
 pub(super) fn policy(error: PolicyError) -> Error {
@@ -51,6 +53,14 @@ pub(super) fn serve(error: ServeError) -> Error {
     match error {
         ServeError::Policy(error) => policy(error),
         ServeError::Controller { address, source } => Error::from(source).context(address),
+        ServeError::ForeignController { foreign, .. } => {
+            let elsewhere = "ave it where only root can write, as in /var/lib";
+            Error::new(Kind::Permission, message).remedy(match foreign.mode & STICKY {
+                0 => format!("Run: {}, or h{elsewhere}", foreign.remedy()),
+                // Others need that directory.
+                _ => format!("H{elsewhere}"),
+            })
+        }
         ServeError::Directory(error) => directory(&error),
         ServeError::Socket { client, source } => {
             socket(&source).context(format_args!("client {client}"))
