@@ -19,7 +19,7 @@ pub(crate) const ACQ: u32 = 0x30;
 pub(crate) const CC_ENABLE: u32 = 4 << 20 | 6 << 16 | 1;
 
 /// How long a command may take that is not done at once.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 
 pub(crate) const RDY: u32 = 1;
 pub(crate) const CFS: u32 = 2;

@@ -1,7 +1,7 @@
 //! The controller's own thread, and an unmap that waits for it.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock, Weak};
 use std::time::{Duration, Instant};
 
 use nvme_vfio_dma::{Access, AddressSpace};
@@ -12,13 +12,13 @@ use nvme_vfio_emulator::{
 use crate::host::*;
 
 fn wait(host: &mut Host, qid: u16) -> Entry {
-    let deadline = Instant::now() + Duration::from_secs(10);
+    let deadline = Instant::now() + PATIENCE;
     loop {
         if let Some(entry) = host.take(qid) {
             return entry;
         }
         assert!(Instant::now() < deadline, "no completion");
-        std::hint::spin_loop();
+        std::thread::yield_now();
     }
 }
 
@@ -50,11 +50,21 @@ fn the_thread_works_sleeps_wakes_and_ends() {
 fn an_idle_thread_sleeps() {
     let host = Host::enabled("");
     let _thread = host.emulator.spawn().unwrap();
-    std::thread::sleep(Duration::from_millis(50));
-    let before = host.emulator.statistics().steps;
-    std::thread::sleep(Duration::from_millis(100));
-    let steps = host.emulator.statistics().steps - before;
-    assert!(steps < 1000, "{steps} steps in 100 ms");
+    let steps = || host.emulator.statistics().steps;
+    let deadline = Instant::now() + PATIENCE;
+    // Once it is asleep it takes a millisecond for each step at least, however busy the machine.
+    loop {
+        let (begun, before) = (Instant::now(), steps());
+        while steps() < before + 200 {
+            assert!(Instant::now() < deadline, "it neither works nor sleeps");
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        let (steps, took) = (steps() - before, begun.elapsed());
+        if u128::from(steps) < 2 * took.as_millis() {
+            break;
+        }
+        assert!(Instant::now() < deadline, "{steps} steps in {took:?}");
+    }
 }
 
 #[test]
@@ -212,20 +222,35 @@ fn memory_that_a_slow_back_end_lost_is_an_error() {
     assert_eq!(bytes(&other, 4096), [0; 4096]);
 }
 
-/// A back end that takes its time in the middle of a copy.
+/// A back end that is in the middle of a copy until somebody waits for that, or need not wait any more.
 #[derive(Debug)]
-struct Copying {
-    begun: Arc<AtomicBool>,
-    ended: Arc<AtomicBool>,
+struct Copying(Arc<CopyUnderWay>);
+
+#[derive(Debug, Default)]
+struct CopyUnderWay {
+    emulator: OnceLock<Weak<Emulator>>,
+    begun: AtomicBool,
+    ended: AtomicBool,
+    unmapped: AtomicBool,
 }
 
 impl Backend for Copying {
     fn submit(&mut self, requests: &[Request], segments: &[Segment], memory: &DeviceMemory<'_>) {
         assert_eq!(requests.len(), 1);
-        self.begun.store(true, Ordering::SeqCst);
-        std::thread::sleep(Duration::from_millis(100));
-        assert!(memory.write(&segments[0], 0, &[1; 512]).is_ok());
-        self.ended.store(true, Ordering::SeqCst);
+        let copy = &self.0;
+        let emulator = copy.emulator.get().and_then(Weak::upgrade).unwrap();
+        copy.begun.store(true, Ordering::SeqCst);
+        let deadline = Instant::now() + PATIENCE;
+        while !emulator.is_wanted() && !copy.unmapped.load(Ordering::SeqCst) {
+            assert!(Instant::now() < deadline, "nobody unmaps anything");
+            std::thread::yield_now();
+        }
+        // For whoever says that he waits, and does not.
+        std::thread::sleep(Duration::from_millis(20));
+        if !copy.unmapped.load(Ordering::SeqCst) {
+            assert!(memory.write(&segments[0], 0, &[1; 512]).is_ok());
+            copy.ended.store(true, Ordering::SeqCst);
+        }
     }
 
     fn poll(&mut self, _memory: &DeviceMemory<'_>, _completions: &mut Vec<BackendCompletion>) {}
@@ -235,16 +260,11 @@ impl Backend for Copying {
 
 #[test]
 fn an_unmap_waits_for_the_copy_under_way() {
-    let (begun, ended) = (
-        Arc::new(AtomicBool::new(false)),
-        Arc::new(AtomicBool::new(false)),
-    );
-    let backend = Copying {
-        begun: Arc::clone(&begun),
-        ended: Arc::clone(&ended),
-    };
+    let copy = Arc::<CopyUnderWay>::default();
+    let backend = Box::new(Copying(Arc::clone(&copy)));
     let mut host = Host::new("");
-    host.emulator = Emulator::with_backend(Default::default(), Box::new(backend)).unwrap();
+    host.emulator = Emulator::with_backend(Default::default(), backend).unwrap();
+    copy.emulator.set(Arc::downgrade(&host.emulator)).unwrap();
     host.emulator.config_write(4, &[6, 0]);
     host.space = AddressSpace::new(host.emulator.iommu());
     host.enable();
@@ -253,15 +273,13 @@ fn an_unmap_waits_for_the_copy_under_way() {
     host.submit(1, Host::transfer(2, 0, 8, memory.iova().0, 0));
     std::thread::scope(|scope| {
         scope.spawn(|| host.emulator.step());
-        while !begun.load(Ordering::SeqCst) {
-            std::hint::spin_loop();
+        while !copy.begun.load(Ordering::SeqCst) {
+            std::thread::yield_now();
         }
-        assert!(!ended.load(Ordering::SeqCst));
         drop(memory);
-        assert!(
-            ended.load(Ordering::SeqCst),
-            "unmapped in the middle of a copy"
-        );
+        let ended = copy.ended.load(Ordering::SeqCst);
+        copy.unmapped.store(true, Ordering::SeqCst);
+        assert!(ended, "unmapped in the middle of a copy");
     });
 }
 

@@ -1,5 +1,6 @@
 use std::time::{Duration, Instant};
 
+use nix::time::{ClockId, clock_gettime};
 use nvme_vfio_dma::{Access, AddressSpace, DomainLimits, IommuDomain as _, SharedMemory};
 
 use super::*;
@@ -65,7 +66,7 @@ impl Rig {
     }
 
     fn wait(&mut self, count: usize) -> Vec<BackendCompletion> {
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         let mut all = Vec::new();
         while all.len() < count {
             assert!(Instant::now() < end, "{all:?}");
@@ -228,6 +229,13 @@ fn what_is_given_up_is_told_once_and_touches_no_memory_later() {
     assert!(rig.holds(5, 4096));
 }
 
+/// What this thread has had of its processor.
+fn processor_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID)
+        .unwrap()
+        .into()
+}
+
 /// As long as nobody else gets the controller's lock, nothing may take time that grows with the square of what a client submitted.
 #[test]
 fn giving_up_a_hundred_thousand_commands_takes_no_time() {
@@ -240,9 +248,9 @@ fn giving_up_a_hundred_thousand_commands_takes_no_time() {
         rig.submit(tag, Operation::Read, 0, 4096);
     }
     let tags: Vec<u32> = (0..COUNT).collect();
-    let began = Instant::now();
+    let began = processor_time();
     rig.backend.cancel(&tags);
-    let took = began.elapsed();
+    let took = processor_time() - began;
     assert!(took < Duration::from_secs(5), "{took:?}");
     rig.backend.buffered -= BUFFERED_MAX;
     let ended = rig.wait(COUNT as usize + 1);
