@@ -1,7 +1,8 @@
 //! Signals to a client's eventfds, which are to take the thread that steps the controller no time.
 //!
-//! Whoever signals an eventfd also wakes all who wait for it, and a client can make these a hundred thousand, by registering it in as many places: one signal takes many
-//! milliseconds then. It is measured, in time of the processor, and a client whose signals have taken too much (the [`Account`]) has a thread of its own give them.
+//! Whoever signals an eventfd also wakes all who wait for it, and a client can make these millions, by waiting in as many places: one signal takes hundreds of
+//! milliseconds then. It is measured, in time of the processor, and a client whose signals have taken too much (the [`Account`]) has a thread of its own give them: so the first slow one is
+//! still the controller's thread's, and nothing here bounds it.
 //!
 //! That thread is told vectors, never eventfds: each vector is due or not, so that whatever a client asks for, what waits here is a bit for each vector, and each vector has one eventfd open (and
 //! the thread that of the signal it is at).
