@@ -69,8 +69,9 @@ fn a_disk_that_was_full_gets_whole_lines_again_and_what_was_missed_is_told() {
                 client.end(started, Status::SUCCESS, Instant::now());
             }
             sent += count;
+            sent
         };
-        let until = Instant::now() + Duration::from_secs(20);
+        let until = Instant::now() + Duration::from_secs(60);
         while !auditor.is_failing() {
             assert!(Instant::now() < until, "the disk is not full");
             send(50);
@@ -80,6 +81,20 @@ fn a_disk_that_was_full_gets_whole_lines_again_and_what_was_missed_is_told() {
         fs::remove_file(&filler).unwrap();
         while auditor.is_failing() {
             assert!(Instant::now() < until, "it is not tried again");
+            thread::sleep(Duration::from_millis(5));
+        }
+        // The ring is as full as it was until the next turn of the thread that writes.
+        let full = send(0);
+        let is_written = |number: u64| {
+            let text = fs::read_to_string(&path).unwrap();
+            let line = |line: &str| serde_json::from_str::<Value>(line).ok();
+            text.lines()
+                .filter_map(line)
+                .any(|line| line["ring"] == "commands" && line["number"].as_u64() >= Some(number))
+        };
+        while !is_written(full) {
+            assert!(Instant::now() < until, "nothing more is written");
+            send(1);
             thread::sleep(Duration::from_millis(5));
         }
         send(10);
