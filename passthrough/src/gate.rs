@@ -187,6 +187,12 @@ impl<P: Policy + ?Sized> Gate<P> {
         self.audit.not_sent(started, status, now);
     }
 
+    /// Whether the record of another operator's command would be written.
+    #[must_use]
+    pub fn has_room_for_operator(&self) -> bool {
+        self.audit.has_room_for_operator()
+    }
+
     /// Another thread will learn how a command ends that the audit waits for.
     #[must_use]
     pub fn hand_over(&mut self, started: Started) -> Option<Unended> {

@@ -117,7 +117,8 @@ impl Auditor {
     #[must_use]
     pub fn client(&self, id: ClientId, name: &str, outstanding: u32) -> ClientAudit {
         let options = &self.inner.options;
-        let shared = Arc::new(Shared::new(id, name.into(), options));
+        let writer = self.thread.as_ref().map(|thread| thread.thread().clone());
+        let shared = Arc::new(Shared::new(id, name.into(), options, writer));
         self.inner
             .clients
             .lock()

@@ -98,7 +98,7 @@ impl ClientAudit {
             sample_allowed_io: 0,
             ..AuditOptions::default()
         };
-        let shared = Shared::new(ClientId(0), name.into(), &options);
+        let shared = Shared::new(ClientId(0), name.into(), &options, None);
         ClientAudit::new(Arc::new(shared), &options, 1)
     }
 
@@ -213,6 +213,12 @@ impl ClientAudit {
             record: Some(record),
             shared: Arc::clone(&self.shared),
         })
+    }
+
+    /// Whether the record of another operator's command would be written. Where it would be dropped the command must not be sent: whoever could have one dropped could hide it.
+    #[must_use]
+    pub fn has_room_for_operator(&self) -> bool {
+        self.shared.has_room_for_operator()
     }
 
     /// A command that would have changed more than blocks was not sent to a controller, and ends so. It has changed nothing, so it is recorded, or counted, as any other.

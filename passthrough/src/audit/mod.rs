@@ -31,7 +31,7 @@ mod text;
 mod words;
 
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 
 pub use auditor::{Auditor, Totals};
 pub use client::{ClientAudit, Started, Unended};

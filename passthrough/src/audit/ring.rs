@@ -45,6 +45,16 @@ impl<T> Ring<T> {
         self.numbered.store(number + 1, Ordering::Release);
     }
 
+    /// Whether the next record would be dropped.
+    pub(super) fn is_full(&self) -> bool {
+        self.queue.is_full()
+    }
+
+    /// Whether it is time to take some out.
+    pub(super) fn is_half_full(&self) -> bool {
+        self.queue.len() * 2 >= self.queue.capacity()
+    }
+
     /// Gives a number to a record that could not even be made.
     pub(super) fn skip(&self) {
         let number = self.numbered.load(Ordering::Relaxed);

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread::Thread;
 
 use super::event::{Event, Happened};
 use super::record::Record;
@@ -20,7 +21,7 @@ const CONNECTION_RECORDS: usize = 256;
 /// So many seconds' worth of commands' records may come at once.
 const BURST: u32 = 10;
 
-/// Records of the ring of a client's operators' commands, which are carried out one after the other.
+/// Records of the ring of a client's operators' commands, which are carried out one after the other, and not without room for one more.
 const OPERATOR_RECORDS: usize = 256;
 
 /// How much is recorded.
@@ -237,6 +238,8 @@ pub(super) struct Shared {
     pub(super) operators: Ring<Record>,
     /// Whoever learns of an operator's command takes turns at their ring.
     operating: Mutex<()>,
+    /// The thread that writes; `None` where nothing is written.
+    writer: Option<Thread>,
     /// Control threads take turns at the ring of connections.
     connecting: Mutex<Sessions>,
     reads: Tally,
@@ -258,7 +261,12 @@ pub(super) struct Shared {
 }
 
 impl Shared {
-    pub(super) fn new(id: ClientId, name: Arc<str>, options: &AuditOptions) -> Shared {
+    pub(super) fn new(
+        id: ClientId,
+        name: Arc<str>,
+        options: &AuditOptions,
+        writer: Option<Thread>,
+    ) -> Shared {
         Shared {
             id,
             name,
@@ -267,6 +275,7 @@ impl Shared {
             connections: Ring::new(0, CONNECTION_RECORDS),
             operators: Ring::new(0, OPERATOR_RECORDS),
             operating: Mutex::default(),
+            writer,
             connecting: Mutex::default(),
             reads: Tally::default(),
             writes: Tally::default(),
@@ -371,6 +380,17 @@ impl Shared {
             .unwrap_or_else(PoisonError::into_inner);
         self.operators.put(record);
         drop(turn);
+        if self.operators.is_half_full()
+            && let Some(writer) = &self.writer
+        {
+            // It may rest for longer than it takes to fill the other half.
+            writer.unpark();
+        }
+    }
+
+    /// Whether the record of one more operator's command finds room, if it is to be written at all.
+    pub(super) fn has_room_for_operator(&self) -> bool {
+        self.writer.is_none() || !self.operators.is_full()
     }
 
     /// Records something that happened to the client's connection, or counts it.

@@ -309,7 +309,8 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
             }
             _ => QueueKind::Io,
         };
-        let operating = queue == QueueKind::Admin && self.is_operating();
+        let may_operate =
+            queue == QueueKind::Admin && !self.is_operating() && self.gate.has_room_for_operator();
         let entry = dwords(&command.entry);
         let opcode = entry[0] as u8;
         // Dataset Management and Copy.
@@ -339,10 +340,10 @@ impl<P: Policy + ?Sized> CommandHandler for VirtualController<P> {
         }
         if ClassSet::OPERATOR.has(decoded.class) {
             let ordered = match &self.operator {
-                Some(_) if self.engine.active() == 0 && !operating => {
+                Some(_) if self.engine.active() == 0 && may_operate => {
                     order(&passed, command, &self.engine, memory)
                 }
-                // Its own commands on blocks are to end first.
+                // Its own commands on blocks are to end first, and the records of earlier ones to be written.
                 Some(_) => Err(Status::COMMAND_INTERRUPTED),
                 None => Err(Reason::Unavailable.status()),
             };

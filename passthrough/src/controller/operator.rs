@@ -4,6 +4,7 @@
 
 use std::sync::mpsc::{self, Receiver, Sender};
 use std::thread::{self, JoinHandle};
+use std::time::{Duration, Instant};
 
 use nvme_vfio::{AdminData, Controller, Error};
 use nvme_vfio_emulator::{DeviceMemory, HandlerCompletion, Segment};
@@ -19,6 +20,9 @@ use crate::gate::Passed;
 /// Format NVM, CDW10: the LBA format, low and high bits, and the kind of erasure. The others are for metadata, which no lent format has.
 const FORMAT_INDEX: u32 = 0xf | 0b11 << 12;
 const FORMAT_ERASE: u32 = 0b111 << 9;
+
+/// From the beginning of one command to that of the next at least: each has its line in the audit, however many there are.
+const PACE: Duration = Duration::from_millis(1);
 
 /// What the thread is to do.
 #[derive(Debug)]
@@ -174,9 +178,11 @@ impl Operator {
             .name("nvme-operator".into())
             .spawn(move || {
                 while let Ok(order) = taken.recv() {
+                    let began = Instant::now();
                     if answer.send(carry_out(*order, &its)).is_err() {
                         return;
                     }
+                    thread::sleep(PACE.saturating_sub(began.elapsed()));
                 }
             })
             .map_err(Error::Thread)?;
@@ -394,4 +400,26 @@ fn send(controller: &Controller, command: Command, data: AdminData<'_>) -> Resul
     // refuses all others, and knows every bit that is set.
     let entry = unsafe { controller.admin_raw(command, data) }?;
     Ok(entry.result())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_is_told_once_however_often_it_wants_its_memory_back() {
+        let mut operator = Operator::start().unwrap();
+        operator.waiting.push(Waiting {
+            tag: 7,
+            segments: Vec::new(),
+            told: false,
+            counted: false,
+            takes: None,
+        });
+        let mut told = Vec::new();
+        for tags in [[7, 8], [7, 9]] {
+            operator.cancel(&tags, |end| told.push(end.tag));
+        }
+        assert_eq!(told, [7]);
+    }
 }

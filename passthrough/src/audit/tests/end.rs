@@ -95,6 +95,66 @@ fn a_connection_begins_before_its_commands_and_ends_after_them() {
     assert!(commands > 1000);
 }
 
+fn format() -> DecodedCommand<'static> {
+    DecodedCommand {
+        direction: Direction::None,
+        ..block_command(Class::Format, "Format NVM", &[])
+    }
+}
+
+#[test]
+fn a_connection_ends_after_its_operators_commands_too() {
+    // More than is written at once.
+    const COMMANDS: usize = 250;
+    let options = AuditOptions::default();
+    let shared = Arc::new(shared::Shared::new(ClientId(0), "a".into(), &options, None));
+    let mut audit = ClientAudit::new(Arc::clone(&shared), &options, 1);
+    let mut reader = reader::Reader::new(Arc::clone(&shared));
+    let paper = Paper::default();
+    let mut scribe = scribe::Scribe::new(Box::new(paper.clone()));
+    for _ in 0..COMMANDS {
+        let started = audit.begin(&format(), &Verdict::Allow, Instant::now());
+        audit
+            .hand_over(started.unwrap())
+            .unwrap()
+            .end(Status::SUCCESS);
+    }
+    shared.connection(Event::Disconnected {
+        client: ClientId(0),
+        identity: WHO,
+        cause: "it went".into(),
+    });
+    while !reader.turn(&mut scribe) {
+        scribe.write().unwrap();
+    }
+    scribe.write().unwrap();
+    let lines = paper.lines();
+    let end = lines
+        .iter()
+        .position(|line| line["event"] == "disconnected");
+    assert_eq!((lines.len(), end), (COMMANDS + 1, Some(COMMANDS)));
+}
+
+#[test]
+fn who_writes_is_woken_when_operators_commands_fill_their_ring() {
+    const REST: std::time::Duration = std::time::Duration::from_secs(60);
+    let options = AuditOptions::default();
+    let writer = std::thread::current();
+    let shared = shared::Shared::new(ClientId(0), "a".into(), &options, Some(writer));
+    let shared = Arc::new(shared);
+    let mut audit = ClientAudit::new(Arc::clone(&shared), &options, 1);
+    while audit.has_room_for_operator() {
+        let started = audit.begin(&format(), &Verdict::Allow, Instant::now());
+        audit
+            .hand_over(started.unwrap())
+            .unwrap()
+            .end(Status::SUCCESS);
+    }
+    let began = Instant::now();
+    std::thread::park_timeout(REST);
+    assert!(began.elapsed() < REST, "nobody was woken");
+}
+
 #[test]
 fn a_file_that_takes_little_at_a_time_gets_whole_lines() {
     let paper = Paper {

@@ -422,7 +422,7 @@ fn memory_that_is_refused_in_a_loop_hides_nobody_who_comes_later() {
 #[test]
 fn counts_that_were_told_are_not_told_again_by_an_older_end() {
     let options = AuditOptions::default();
-    let shared = std::sync::Arc::new(shared::Shared::new(ClientId(0), "a".into(), &options));
+    let shared = std::sync::Arc::new(shared::Shared::new(ClientId(0), "a".into(), &options, None));
     let mut reader = reader::Reader::new(std::sync::Arc::clone(&shared));
     let paper = Paper::default();
     let mut scribe = scribe::Scribe::new(Box::new(paper.clone()));

@@ -25,7 +25,7 @@ pub(super) const WHO: Identity = Identity {
 
 /// A file in memory that can be held shut.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Paper {
+pub(crate) struct Paper {
     bytes: Arc<Mutex<Vec<u8>>>,
     shut: Arc<Mutex<bool>>,
     /// Takes at most so many bytes at once, if not 0.
@@ -33,7 +33,7 @@ pub(super) struct Paper {
 }
 
 impl Paper {
-    pub(super) fn shut(&self, shut: bool) {
+    pub(crate) fn shut(&self, shut: bool) {
         *self.shut.lock().unwrap() = shut;
     }
 
@@ -42,7 +42,7 @@ impl Paper {
     }
 
     /// Every line, which must be one JSON object; their sequence numbers must have no gap.
-    pub(super) fn lines(&self) -> Vec<Value> {
+    pub(crate) fn lines(&self) -> Vec<Value> {
         let text = self.text();
         assert!(text.is_empty() || text.ends_with('\n'));
         let lines: Vec<Value> = text

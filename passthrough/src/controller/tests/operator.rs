@@ -16,6 +16,7 @@ use nvme_vfio_queues::{AdminOpcode, Command, Status};
 use zerocopy::FromBytes;
 
 use super::rig::{Plan, Rig, slice};
+use crate::audit::tests::Paper;
 use crate::audit::{self, AuditOptions, Auditor};
 use crate::client::ClientId;
 use crate::command::ClassSet;
@@ -251,6 +252,65 @@ fn lines(folder: &tempfile::TempDir) -> Vec<serde_json::Value> {
         .collect()
 }
 
+fn download(rig: &Rig) -> Result<u32, Status> {
+    let word = [0; 4];
+    let download = Command {
+        opcode: AdminOpcode::FIRMWARE_DOWNLOAD.0,
+        ..Command::ZERO
+    };
+    admin(rig, download, AdminData::ToController(&word))
+}
+
+#[test]
+fn what_an_operator_changes_is_recorded_or_not_done() {
+    let paper = Paper::default();
+    paper.shut(true);
+    let auditor = Auditor::start(paper.clone(), AuditOptions::default()).unwrap();
+    let rig = Rig::new(Plan {
+        audit: Some(auditor.client(ClientId(0), "tester", 64)),
+        ..plan()
+    });
+    rig.set_real(1, 100, &[7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    let mut sent = 0;
+    // What the controller says to them does not matter: they were sent.
+    while download(&rig) != Err(Status::COMMAND_INTERRUPTED) {
+        sent += 1;
+        assert!(sent < 1000, "the paper takes nothing");
+    }
+    let hidden = admin(&rig, format(now, 1), AdminData::None);
+    assert_eq!(hidden, Err(Status::COMMAND_INTERRUPTED));
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+    paper.shut(false);
+    let until = Instant::now() + PATIENCE;
+    while admin(&rig, format(now, 1), AdminData::None).is_err() {
+        assert!(Instant::now() < until, "there is no room again");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+    assert_eq!(rig.real(1, 100, 1), [0; 512]);
+    drop(rig);
+    auditor.finish().unwrap();
+    let lines = paper.lines();
+    let recorded = |line: &&serde_json::Value| line["ring"] == "operators";
+    let numbers: Vec<_> = lines
+        .iter()
+        .filter(recorded)
+        .map(|line| &line["number"])
+        .collect();
+    assert_eq!(numbers, (0..=sent).collect::<Vec<_>>());
+}
+
+#[test]
+fn operators_commands_are_no_more_than_a_thousand_in_a_second() {
+    const COMMANDS: u32 = 50;
+    let rig = rig(true, true);
+    let began = Instant::now();
+    for _ in 0..COMMANDS {
+        assert_ne!(download(&rig), Err(Status::COMMAND_INTERRUPTED));
+    }
+    assert!(began.elapsed() >= Duration::from_millis(1) * (COMMANDS - 1));
+}
+
 /// The records of the commands of that name.
 fn records(folder: &tempfile::TempDir, name: &str) -> Vec<serde_json::Value> {
     let mut lines = lines(folder);
@@ -349,7 +409,7 @@ fn what_the_controller_declines_after_its_client_has_gone_takes_nothing_from_it_
     queue.read_blocking(&namespace, 0, buffer).unwrap();
 }
 
-/// A read of the client's, under a device that is stepped and holds none: whether it ends within a hundred steps.
+/// A read of the client's: whether it ends within a hundred steps of a device that is stepped.
 fn reads(rig: &Rig, queue: &mut IoQueue) -> bool {
     let namespace = rig.client.only_namespace().unwrap();
     let buffer = rig.client.allocate(512).unwrap();
@@ -390,6 +450,28 @@ fn a_clients_commands_go_on_when_the_operators_command_ends_that_it_did_not_wait
             }
         }
     }
+}
+
+#[test]
+fn an_operators_command_is_not_sent_beside_the_clients_reads() {
+    let rig = rig(true, true);
+    rig.set_real(1, 100, &[7; 512]);
+    let now = rig.server.identify_namespace(1).unwrap().format_index() as u32;
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(2)).unwrap();
+    let hang = CommandFault::Hang(OnAbort::NotAborted);
+    rig.device.inject(Fault::on(Matcher::io(), hang));
+    assert!(!reads(&rig, &mut queue));
+    let beside = admin(&rig, format(now, 1), AdminData::None);
+    assert_eq!(beside, Err(Status::COMMAND_INTERRUPTED));
+    rig.device.clear_faults();
+    assert_eq!(rig.device.release(), 1);
+    let until = Instant::now() + PATIENCE;
+    while queue.poll().is_none() {
+        assert!(Instant::now() < until, "the read does not end");
+        rig.step();
+    }
+    assert_eq!(rig.real(1, 100, 1), [7; 512]);
+    admin(&rig, format(now, 1), AdminData::None).unwrap();
 }
 
 fn manage(nsid: u32, select: u32) -> Command {
@@ -474,6 +556,10 @@ fn what_the_controller_declines_takes_nothing_from_its_client() {
 #[test]
 fn an_operator_attaches_and_detaches_for_its_own_controller_alone() {
     let rig = rig(true, true);
+    // None of these reaches the controller.
+    let attachments = Matcher::admin().opcode(AdminOpcode::NAMESPACE_ATTACHMENT.0);
+    let told = CommandFault::Status(Status::INTERNAL_ERROR);
+    rig.device.inject(Fault::on(attachments, told));
     for list in [
         controllers(&[]),
         controllers(&[1, 2]),
@@ -482,6 +568,7 @@ fn an_operator_attaches_and_detaches_for_its_own_controller_alone() {
         let detached = admin(&rig, attachment(1, 1), AdminData::ToController(&list));
         assert_eq!(detached, Err(Status::CONTROLLER_LIST_INVALID));
     }
+    rig.device.clear_faults();
     // Whichever it names, it is its own.
     let list = controllers(&[0x1234]);
     admin(&rig, attachment(1, 1), AdminData::ToController(&list)).unwrap();
