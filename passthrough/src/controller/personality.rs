@@ -3,7 +3,7 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError, Weak};
 
-use nvme_vfio::Controller;
+use nvme_vfio::{Controller, Error};
 use nvme_vfio_emulator::Emulator;
 use nvme_vfio_queues::command::LogPageId;
 
@@ -73,21 +73,37 @@ struct Known {
 }
 
 impl Health {
-    /// Asks the controller for its SMART / Health Information log page. Where it has none, what the virtual controller says of itself stays.
-    pub(crate) fn refresh(&self, controller: &Controller) {
-        self.0.asked.store(false, Ordering::Relaxed);
-        let page = controller.log_page(LogPageId::SMART_HEALTH, BROADCAST, HEALTH_BYTES);
-        let page = page
-            .ok()
-            .and_then(|page| <[u8; HEALTH_BYTES]>::try_from(page).ok());
-        if let Some(page) = page {
-            let before = self.lock().replace(Box::new(page));
-            let came = page[0] & !before.map_or(0, |before| before[0]);
-            if came != 0
-                && let Some(front) = self.0.front.get().and_then(Weak::upgrade)
-            {
-                front.tell_critical_warnings(came);
+    /// Asks the controller for its SMART / Health Information log page, once, and has all these clients told of it. Where it has none, what their virtual controllers say of themselves stays.
+    ///
+    /// # Errors
+    /// The controller did not answer in time, for which it was reset.
+    pub(crate) fn refresh<'a>(
+        controller: &Controller,
+        clients: impl Iterator<Item = &'a Health> + Clone,
+    ) -> Result<(), Error> {
+        // Who asks from now on is not content with this answer.
+        for health in clients.clone() {
+            health.0.asked.store(false, Ordering::Relaxed);
+        }
+        match controller.log_page(LogPageId::SMART_HEALTH, BROADCAST, HEALTH_BYTES) {
+            Ok(page) => {
+                if let Ok(page) = <[u8; HEALTH_BYTES]>::try_from(page) {
+                    clients.for_each(|health| health.learn(&page));
+                }
+                Ok(())
             }
+            Err(error @ Error::TimedOut { .. }) => Err(error),
+            Err(_) => Ok(()),
+        }
+    }
+
+    fn learn(&self, page: &[u8; HEALTH_BYTES]) {
+        let before = self.lock().replace(Box::new(*page));
+        let came = page[0] & !before.map_or(0, |before| before[0]);
+        if came != 0
+            && let Some(front) = self.0.front.get().and_then(Weak::upgrade)
+        {
+            front.tell_critical_warnings(came);
         }
     }
 
@@ -108,7 +124,7 @@ impl Health {
 
     /// What is true of the device, whoever asks, in the place of what the virtual controller says of itself: warnings, temperature, wear, times. What was read and written,
     /// and errors, are each client's own.
-    fn put(&self, page: &mut [u8]) {
+    pub(crate) fn put(&self, page: &mut [u8]) {
         self.0.asked.store(true, Ordering::Relaxed);
         let health = self.lock();
         let Some(real) = health.as_deref() else {
@@ -252,7 +268,8 @@ impl Personality {
         let health = Health::default();
         let first = client.namespaces.first().map(|own| own.controller);
         if let Some(controller) = first.and_then(|index| controllers.get(index)) {
-            health.refresh(controller);
+            // It did not answer: it is asked again.
+            let _ = Health::refresh(controller, std::iter::once(&health));
         }
         Ok(Self {
             names: client.names.clone(),

@@ -22,6 +22,8 @@ const LOOK_AT_CONTROLLERS: Duration = Duration::from_secs(1);
 const MOST_ABORTS: usize = 16;
 /// How often controllers are asked for their health although no client has asked; warnings are told of as late as this.
 const WATCH_HEALTH: Duration = Duration::from_secs(60);
+/// The longest time for which a controller is not asked for its health that was reset because it did not answer.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 
 /// A queue that comes back.
 #[derive(Debug)]
@@ -106,7 +108,7 @@ impl Mender {
     }
 
     /// Brings what a client is told of a controller's health up to date: after it was asked for, once in a second at most, and once in a minute in any case, so that
-    /// warnings are noticed.
+    /// warnings are noticed. A controller that does not answer is asked ever less often.
     pub(crate) fn keep_fresh(&self, controller: usize, health: &Health) {
         lock(&self.0.health).push((controller, health.clone()));
     }
@@ -129,15 +131,27 @@ impl MenderThread {
         times: Times,
         herald: Herald,
     ) -> io::Result<MenderThread> {
+        MenderThread::watching(controllers, times, herald, WATCH_HEALTH)
+    }
+
+    /// As [`start`](Self::start); asks controllers for their health that often although no client has.
+    fn watching(
+        controllers: Vec<Controller>,
+        times: Times,
+        herald: Herald,
+        watch_health: Duration,
+    ) -> io::Result<MenderThread> {
         let shared = Arc::<Shared>::default();
         let known = controllers.iter().map(|controller| Known {
             resets: controller.events().resets,
             gone: false,
+            pause: Pause::default(),
         });
         let mut work = Work {
             known: known.collect(),
             looked: Instant::now(),
             asked: Instant::now(),
+            watch_health,
             controllers,
             times,
             herald,
@@ -179,10 +193,34 @@ impl Drop for MenderThread {
     }
 }
 
-/// What was announced of a controller.
+/// What was announced of a controller, and when it is asked for its health.
 struct Known {
     resets: u64,
     gone: bool,
+    pause: Pause,
+}
+
+/// For how long a controller is not asked that did not answer. Each time it is reset, which all clients notice: none of them may bring that about as often as it likes.
+#[derive(Debug, Default)]
+struct Pause {
+    length: Duration,
+    until: Option<Instant>,
+}
+
+impl Pause {
+    fn is_over(&self, now: Instant) -> bool {
+        self.until.is_none_or(|until| until <= now)
+    }
+
+    fn answered(&mut self) {
+        *self = Pause::default();
+    }
+
+    /// Twice as long as the last.
+    fn not_answered(&mut self, now: Instant) {
+        self.length = (self.length * 2).clamp(2 * WATCH_HEALTH, LONGEST_PAUSE);
+        self.until = Some(now + self.length);
+    }
 }
 
 struct Work {
@@ -192,6 +230,8 @@ struct Work {
     looked: Instant,
     /// When all were asked for their health last.
     asked: Instant,
+    /// How often that is done.
+    watch_health: Duration,
     times: Times,
     herald: Herald,
     cases: Vec<Case>,
@@ -254,24 +294,29 @@ impl Work {
         }
     }
 
-    /// Asks controllers for their health where clients have asked for it, or where it was not asked for in a while.
+    /// Asks controllers for their health where clients have asked for it, or where it was not asked for in a while: each once, for all of its clients.
     fn look_at_health(&mut self, shared: &Shared) {
         let now = Instant::now();
-        let all = now.saturating_duration_since(self.asked) >= WATCH_HEALTH;
+        let all = now.saturating_duration_since(self.asked) >= self.watch_health;
         if all {
             self.asked = now;
         }
-        let wanted: Vec<(usize, Health)> = lock(&shared.health)
-            .iter()
-            .filter(|(_, health)| all || health.is_wanted())
-            .cloned()
-            .collect();
-        for (index, health) in wanted {
-            if let (Some(controller), Some(known)) =
-                (self.controllers.get(index), self.known.get(index))
-                && !known.gone
-            {
-                health.refresh(controller);
+        let health = lock(&shared.health).clone();
+        for (index, (controller, known)) in self.controllers.iter().zip(&mut self.known).enumerate()
+        {
+            let its = health.iter().filter(|(other, _)| *other == index);
+            let its = its.map(|(_, health)| health);
+            let mut wanting = its.clone().filter(|health| all || health.is_wanted());
+            if wanting.next().is_none() || known.gone || !known.pause.is_over(now) {
+                continue;
+            }
+            match Health::refresh(controller, its) {
+                Ok(()) => known.pause.answered(),
+                Err(error) => {
+                    known.pause.not_answered(Instant::now());
+                    let pause = known.pause.length;
+                    tracing::warn!(%error, ?pause, "a controller is not asked for its health");
+                }
             }
         }
     }
