@@ -365,7 +365,7 @@ pub struct WriteArgs {
     /// Which blocks.
     #[command(flatten)]
     pub range: RangeArgs,
-    /// The file that holds the data; left out, standard input
+    /// The file that holds the data; left out, standard input (at most 256 MiB where no size is given)
     #[arg(short = 'd', long, value_name = "FILE")]
     pub data: Option<PathBuf>,
     /// Write over a file system or partition table without asking

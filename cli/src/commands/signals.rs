@@ -19,6 +19,8 @@ static FIRST: AtomicU64 = AtomicU64::new(0);
 const ONCE: Duration = Duration::from_secs(1);
 
 extern "C" fn set(signal: libc::c_int) {
+    // Whoever is interrupted may be about to look why a call of his own failed.
+    let errno = Errno::last_raw();
     let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map_or(Duration::ZERO, Duration::from);
     let now = u64::try_from(now.as_millis()).unwrap_or(u64::MAX).max(1);
     match FIRST.compare_exchange(0, now, Ordering::Relaxed, Ordering::Relaxed) {
@@ -34,6 +36,7 @@ extern "C" fn set(signal: libc::c_int) {
             libc::raise(signal);
         },
     }
+    Errno::set_raw(errno);
 }
 
 /// What the first SIGINT, SIGTERM or SIGHUP sets from now on; one that comes more than a second later ends the process as ever. A signal that this process was started to ignore
@@ -63,4 +66,22 @@ pub(super) fn stop() -> Result<&'static Stop, Errno> {
     // SAFETY: nothing is called; no handler of this process is replaced.
     unsafe { sigaction(Signal::SIGXFSZ, &ignore) }?;
     Ok(stop)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::os::fd::AsFd as _;
+
+    use super::*;
+
+    #[test]
+    fn whoever_is_interrupted_keeps_his_error() {
+        let stop = STOP.get_or_init(|| Stop::new().unwrap());
+        // A counter that is full takes no more: setting it fails.
+        nix::unistd::write(stop.as_fd(), &(u64::MAX - 1).to_ne_bytes()).unwrap();
+        Errno::set_raw(libc::ENOENT);
+        set(libc::SIGTERM);
+        assert_eq!(Errno::last_raw(), libc::ENOENT);
+        assert!(stop.is_set());
+    }
 }

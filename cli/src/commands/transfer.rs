@@ -22,6 +22,8 @@ use crate::{
 const CHUNK: u64 = 8 << 20;
 /// The least that is tried when there is no memory for more.
 const SMALLEST_CHUNK: u64 = 64 << 10;
+/// The most of a stream that is gathered to find out how long it is, in bytes: it is held in memory, and may have no end.
+const MOST_GATHERED: u64 = 256 << 20;
 /// Every namespace of the controller.
 const ALL_NAMESPACES: u32 = u32::MAX;
 const OPCODE_WRITE: u8 = 0x01;
@@ -293,7 +295,7 @@ pub(super) fn write(args: &WriteArgs) -> Result<(), Error> {
     let mut source = Source::open(args.data.as_deref())?;
     // Without a size, a file is written whole.
     let whole = if args.range.block_count.is_none() && args.range.data_size.is_none() {
-        // No more than shows that it does not fit: a device or a pipe may have no end.
+        // No more than shows that it does not fit.
         let blocks = namespace.blocks().saturating_sub(args.range.start_block);
         source.length(blocks.saturating_mul(u64::from(namespace.block_size())))?
     } else {
@@ -497,7 +499,7 @@ impl Source {
         })
     }
 
-    /// How many bytes it holds in all. A stream is read to its end for that, or until it is known to hold more than `most`.
+    /// How many bytes it holds in all. A stream is read to its end for that, or until it is known to hold more than `most`; one that is long must be told the length of.
     fn length(&mut self, most: u64) -> Result<Option<u64>, Error> {
         match self {
             Self::File { length, .. } => Ok(Some(*length)),
@@ -505,10 +507,20 @@ impl Source {
                 name, stream, held, ..
             } => {
                 stream
-                    .take(most.saturating_add(1))
+                    .take(most.min(MOST_GATHERED).saturating_add(1))
                     .read_to_end(held)
                     .map_err(|error| Error::file(format!("cannot read {name}"), &error))?;
-                Ok(Some(held.len() as u64))
+                let length = held.len() as u64;
+                if length > MOST_GATHERED && length <= most {
+                    return Err(Error::usage(
+                        format!(
+                            "{name} holds more than {} MiB, and how much of it is to be written was not said",
+                            MOST_GATHERED >> 20
+                        ),
+                        "Say how many blocks, --block-count=N (counted from 0), or write from a file. Nothing was written",
+                    ));
+                }
+                Ok(Some(length))
             }
         }
     }
@@ -618,6 +630,9 @@ mod tests {
 
         let mut endless = Source::open(Some(Path::new("/dev/zero"))).unwrap();
         assert_eq!(endless.length(1000).unwrap(), Some(1001));
+        let error = endless.length(u64::MAX).unwrap_err();
+        assert_eq!(error.kind(), Kind::Usage);
+        assert!(error.remedy_text().unwrap().contains("--block-count"));
 
         let stream: Box<dyn Read> = Box::new(io::Cursor::new(vec![9; 50]));
         let mut source = Source::Stream {
