@@ -451,6 +451,21 @@ fn bench_keeps_its_time_and_prints_a_summary() {
     assert!(output.stderr.is_empty(), "{}", text(&output.stderr));
 }
 
+/// What a bench has had of processors, in hundredths of a second, once it catches the signal.
+fn ticks_since_it_listens(pid: i32) -> Option<u64> {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let mut lines = status.lines();
+    let caught = lines.find_map(|line| line.strip_prefix("SigCgt:")).unwrap();
+    let caught = u64::from_str_radix(caught.trim(), 16).unwrap();
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).unwrap();
+    let (_, fields) = stat.rsplit_once(')').unwrap();
+    // User and system time.
+    let ticks = fields.split_whitespace().skip(11).take(2);
+    let ticks = ticks.map(|field| field.parse::<u64>().unwrap()).sum();
+    let signal = nix::sys::signal::Signal::SIGINT as i32;
+    (caught & 1 << (signal - 1) != 0).then_some(ticks)
+}
+
 #[test]
 fn an_interrupted_bench_reports_what_it_has() {
     let child = command("bench --runtime=600 -o json")
@@ -458,8 +473,14 @@ fn an_interrupted_bench_reports_what_it_has() {
         .stderr(Stdio::piped())
         .spawn()
         .unwrap();
-    std::thread::sleep(std::time::Duration::from_millis(1500));
     let pid = i32::try_from(child.id()).unwrap();
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let mut since = None;
+    // It listens before it measures, and has measured for most of half a second of a processor.
+    while ticks_since_it_listens(pid).is_none_or(|now| now < *since.get_or_insert(now) + 50) {
+        assert!(std::time::Instant::now() < end, "it does not begin");
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
     nix::sys::signal::kill(
         nix::unistd::Pid::from_raw(pid),
         nix::sys::signal::Signal::SIGINT,

@@ -80,7 +80,7 @@ impl Server {
     /// Ends it by a signal; its summary.
     fn end(mut self, signal: Signal) -> Value {
         kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-        let end = Instant::now() + Duration::from_secs(20);
+        let end = Instant::now() + Duration::from_secs(60);
         let status = loop {
             if let Some(status) = self.child.try_wait().unwrap() {
                 break status;

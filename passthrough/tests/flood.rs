@@ -64,7 +64,10 @@ impl Clients {
     fn reads(&mut self, flooded: bool, time: Duration) -> (f64, u64) {
         let (began, mut done, mut refusals) = (Instant::now(), 0u64, 0);
         // At least so many, on however slow a machine.
-        while began.elapsed() < time || flooded && refusals < 8 * u64::from(FLOOD) {
+        while began.elapsed() < time
+            || done < 8 * u64::from(DEPTH)
+            || flooded && refusals < 8 * u64::from(FLOOD)
+        {
             if flooded {
                 refusals += refused(&mut self.flood);
             }

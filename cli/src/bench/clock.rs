@@ -220,13 +220,17 @@ mod tests {
     #[test]
     fn the_clock_agrees_with_the_monotonic_one() {
         for clock in [Clock::calibrated(), Clock::monotonic()] {
-            let (from, start) = (Instant::now(), clock.stamp());
-            std::thread::sleep(Duration::from_millis(30));
-            let (end, took) = (clock.stamp(), from.elapsed());
-            let measured = clock.nanoseconds(start, end) as f64;
-            let ratio = measured / took.as_nanos() as f64;
-            // A thread that loses its core between two readings widens it.
-            assert!((0.8..=1.02).contains(&ratio), "{}: {ratio}", clock.name());
+            let ratio = || {
+                let (from, start) = (Instant::now(), clock.stamp());
+                std::thread::sleep(Duration::from_millis(30));
+                let (end, took) = (clock.stamp(), from.elapsed());
+                let measured = clock.nanoseconds(start, end) as f64;
+                measured / took.as_nanos() as f64
+            };
+            // A thread that loses its core between two readings widens it, but it does not always.
+            let ratios: Vec<_> = (0..5).map(|_| ratio()).collect();
+            let agrees = ratios.iter().any(|ratio| (0.8..=1.02).contains(ratio));
+            assert!(agrees, "{}: {ratios:?}", clock.name());
         }
     }
 

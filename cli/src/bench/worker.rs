@@ -522,7 +522,7 @@ mod tests {
         .unwrap();
         assert!(result.ios > 0);
         assert!(
-            (Duration::from_millis(300)..Duration::from_secs(3)).contains(&result.runtime),
+            (Duration::from_millis(300)..Duration::from_secs(60)).contains(&result.runtime),
             "{:?}",
             result.runtime
         );

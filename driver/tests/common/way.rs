@@ -36,7 +36,7 @@ macro_rules! ways {
 }
 
 /// How long something that happens in another thread may take.
-const SOON: Duration = Duration::from_secs(10);
+const SOON: Duration = Duration::from_secs(60);
 
 /// Where the controller is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -244,7 +244,7 @@ fn a_refused_deletion_changes_nothing(way: Way) {
 
 fn impatient(recovery: RecoveryLimit) -> Options {
     Options {
-        admin_timeout: Duration::from_millis(100),
+        admin_timeout: IN_VAIN,
         ..options(recovery)
     }
 }
@@ -438,7 +438,7 @@ fn the_status_is_told_without_anything_in_flight(way: Way) {
     let error = loop {
         match bench.controller.check_status() {
             Err(error) => break error,
-            Ok(()) => assert!(start.elapsed() < Duration::from_secs(10)),
+            Ok(()) => assert!(start.elapsed() < Duration::from_secs(60)),
         }
     };
     assert!(matches!(error, Error::NotReady { .. }), "{error}");

@@ -50,6 +50,9 @@ const ABORT: u8 = 0x08;
 /// An hour, so that no command's time is over by the clock: tests move the time themselves.
 const HOUR: Duration = Duration::from_secs(3600);
 
+/// How long a test waits for what never comes. Whatever does come takes less, whatever else the machine does.
+const IN_VAIN: Duration = Duration::from_secs(1);
+
 /// How long a thread gets to do what it must not do.
 const A_WHILE: Duration = Duration::from_millis(100);
 
@@ -165,8 +168,8 @@ fn options(recovery: RecoveryLimit) -> Options {
         admin_timeout: Duration::from_secs(2),
         io_timeout: HOUR,
         abort_grace: HOUR,
-        ready_timeout: Some(Duration::from_millis(100)),
-        shutdown_timeout: Duration::from_millis(100),
+        ready_timeout: Some(IN_VAIN),
+        shutdown_timeout: IN_VAIN,
         recovery,
         ..Options::default()
     }
@@ -322,7 +325,7 @@ fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
     let bench = bench(
         way,
         Options {
-            admin_timeout: Duration::from_millis(50),
+            admin_timeout: IN_VAIN,
             ..options(RecoveryLimit::Abort)
         },
     );
@@ -362,7 +365,7 @@ fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
     let bench = bench(
         way,
         Options {
-            admin_timeout: Duration::from_millis(50),
+            admin_timeout: IN_VAIN,
             io_timeout: Duration::from_millis(50),
             abort_grace: Duration::from_millis(50),
             ..options(RecoveryLimit::Abort)
@@ -417,7 +420,14 @@ fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller(way: Wa
 }
 
 fn a_reset_by_somebody_else_is_noticed(way: Way) {
-    let bench = bench(way, options(RecoveryLimit::Controller));
+    const LONG: Duration = Duration::from_secs(60);
+    let bench = bench(
+        way,
+        Options {
+            admin_timeout: LONG,
+            ..options(RecoveryLimit::Controller)
+        },
+    );
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -457,7 +467,7 @@ fn a_reset_by_somebody_else_is_noticed(way: Way) {
         ),
         "{error}"
     );
-    assert!(before.elapsed() < Duration::from_secs(1));
+    assert!(before.elapsed() < LONG / 2);
     assert_eq!(bench.controller.namespaces().unwrap(), [1]);
     assert_eq!(bench.controller.events().resets, 3);
 

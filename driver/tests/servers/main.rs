@@ -142,11 +142,7 @@ fn killed_under_load(doorbells: Doorbells) {
             server.kill();
             Instant::now()
         });
-        assert!(
-            start.elapsed() < Duration::from_secs(10),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < FAR, "{:?}", start.elapsed());
         for load in &loads {
             load.check();
             // Its process has ended, so all memory came back.
@@ -197,7 +193,7 @@ fn a_server_that_was_restarted_takes_a_new_open() {
 /// A controller over a connection with little patience.
 fn impatient(server: &ServedProcess) -> Controller {
     let options = ClientOptions {
-        timeout: Duration::from_millis(500),
+        timeout: Duration::from_secs(2),
     };
     let transport = VfioUserTransport::open(&server.path(), &options).unwrap();
     Controller::with_transport(Arc::new(transport), Options::default()).unwrap()
@@ -397,11 +393,12 @@ fn many_opens_leave_nothing_behind() {
 
 #[test]
 fn nobody_at_a_path_is_an_error_at_once() {
+    let options = ClientOptions { timeout: FAR };
     let start = Instant::now();
-    let refused = VfioUserTransport::open(Path::new("/nowhere/socket"), &ClientOptions::default());
+    let refused = VfioUserTransport::open(Path::new("/nowhere/socket"), &options);
     assert!(matches!(
         refused,
         Err(Error::VfioUser(ClientError::Connect { .. }))
     ));
-    assert!(start.elapsed() < Duration::from_secs(5));
+    assert!(start.elapsed() < FAR / 2);
 }

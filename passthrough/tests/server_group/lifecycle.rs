@@ -407,7 +407,7 @@ fn the_service_waits_at_its_end_for_a_format_that_its_client_does_not_wait_for()
 
 #[test]
 fn without_a_proof_memory_is_not_let_go_of_even_at_the_end() {
-    let mut service = Service::start_with(TWO, Duration::from_secs(3), Duration::from_millis(500));
+    let mut service = Service::start_with(TWO, Duration::from_secs(3), Duration::from_secs(2));
     let mut host = Host::new(&service.place.socket("vm-a"), 1);
     let _data = host.lend();
     let mapped = service.controller.address_space().mappings();

@@ -114,7 +114,7 @@ fn a_full_ring_counts_what_it_drops_exactly() {
         let started = read_once(&mut client).unwrap();
         client.end(started, Status::SUCCESS, Instant::now());
     }
-    for _ in 0..500 {
+    for _ in 0..6000 {
         if auditor.is_failing() {
             break;
         }

@@ -209,7 +209,7 @@ fn a_command_that_no_abort_ends_loses_its_queue_and_another_queue_does_not_notic
 /// Another client's queue waits for the same thread.
 #[test]
 fn a_queue_full_of_hanging_commands_costs_few_aborts() {
-    for (grace, most) in [(Duration::from_secs(3), 16), (Duration::ZERO, 1)] {
+    for (grace, most) in [(Duration::from_secs(6), 16), (Duration::ZERO, 1)] {
         let bench = Bench::with_grace(grace);
         let mut queue = bench.deep_queue(64);
         bench.hang(OnAbort::NotAborted, 60);
