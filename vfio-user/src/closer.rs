@@ -4,6 +4,8 @@
 //! file system that another process serves. A client that passes such a descriptor on and closes its own has the last close done by whoever received it; by whoever closes the connection, if nobody did.
 //! An eventfd can, too: where it is registered with epoll, the kernel waits for whoever waits there, and he for a page of his memory. So whatever is not known to close at once, and connections with
 //! descriptors in their queue, are closed by threads that nobody waits for.
+//!
+//! Each session has threads of its own for what it brought: what others leave behind is not in its way.
 #![allow(unsafe_code)] // what is to be closed moves out of a value that is being dropped
 
 use std::collections::VecDeque;
@@ -18,7 +20,9 @@ use crate::device::Errno;
 use crate::memory::{MemoryError, is_in_memory};
 use crate::socket::Socket;
 
-/// Threads that close what one set of clients left behind. They live while there is something to close.
+/// Threads that close what one session brought, or one set of connections. They live while there is something to close. A handle: clones give to the same threads.
+///
+/// Nothing that it is given is ever closed by the caller instead. So whoever has clients asks how much is [still open](Self::unclosed), and takes in no more.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Closer {
     queue: Arc<Mutex<Queue>>,
@@ -30,25 +34,30 @@ struct Queue {
     threads: usize,
     /// When a thread last came to one, or the first was put there.
     moved: Option<Instant>,
+    /// The system had no thread for what waits. It is said once.
+    lacking: bool,
 }
 
 impl Closer {
     /// At most so many threads wait.
     const THREADS: usize = 4;
-    /// With so many descriptors waiting, and no thread coming to them for so long, nothing more is to be taken in.
-    const MANY: usize = 64;
-    const STUCK: Duration = Duration::from_secs(1);
-    /// And with so many at all. More than a client has interrupt vectors, whose eventfds it may change all at once.
-    const MOST: usize = 4096;
+    /// Nothing goes on where no thread has come to a further one for so long.
+    const STUCK: Duration = Duration::from_secs(5);
     const STACK: usize = 64 << 10;
 
-    /// Whether so much is still to be closed that whoever brings more is to be kept out. It is for the owner to ask: nothing that was taken in is ever closed by the caller instead.
-    pub(crate) fn is_full(&self) -> bool {
-        let queue = self.queue();
-        let stuck = queue
-            .moved
-            .is_some_and(|moved| moved.elapsed() >= Self::STUCK);
-        queue.waiting.len() >= Self::MOST || queue.waiting.len() >= Self::MANY && stuck
+    /// How many descriptors are still open: those that wait, and those that threads are closing. Where the system had no thread for them, it is asked again.
+    pub(crate) fn unclosed(&self) -> usize {
+        let mut queue = self.queue();
+        if queue.threads == 0 && !queue.waiting.is_empty() {
+            self.spawn(&mut queue);
+        }
+        queue.waiting.len() + queue.threads
+    }
+
+    /// Whether what is still open has been there for long without one more being closed.
+    pub(crate) fn is_stuck(&self) -> bool {
+        let moved = self.queue().moved;
+        moved.is_some_and(|moved| moved.elapsed() >= Self::STUCK)
     }
 
     /// Closes a descriptor, soon, and elsewhere unless that takes no time.
@@ -64,18 +73,29 @@ impl Closer {
             queue.moved = Some(Instant::now());
         }
         queue.waiting.push_back(descriptor);
-        if queue.threads >= Self::THREADS {
-            return;
+        if queue.threads < Self::THREADS {
+            self.spawn(&mut queue);
         }
+    }
+
+    /// Adds a thread.
+    fn spawn(&self, queue: &mut Queue) {
         let theirs = Self::clone(self);
         let spawned = thread::Builder::new()
             .name("closer".into())
             .stack_size(Self::STACK)
             .spawn(move || theirs.run());
         match spawned {
-            Ok(_) => queue.threads += 1,
-            // It waits for the next one that is to be closed.
-            Err(error) => tracing::warn!(%error, "no thread to close what a client sent"),
+            Ok(_) => {
+                queue.threads += 1;
+                queue.lacking = false;
+            }
+            // It waits for the next one that is to be closed, or for somebody to ask. A client can have this happen often.
+            Err(error) => {
+                if !std::mem::replace(&mut queue.lacking, true) {
+                    tracing::warn!(%error, "no thread to close what a client sent");
+                }
+            }
         }
     }
 
@@ -169,6 +189,11 @@ impl Connection {
     /// Who closes it, and what came over it.
     pub(crate) const fn closer(&self) -> &Closer {
         &self.closer
+    }
+
+    /// Has somebody else close it, and what comes over it.
+    pub(crate) fn give_to(&mut self, closer: Closer) {
+        self.closer = closer;
     }
 }
 

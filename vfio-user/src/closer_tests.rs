@@ -38,6 +38,18 @@ fn what_closes_at_once_is_told_apart() {
 }
 
 #[test]
+fn eventfds_of_no_session_are_closed_by_as_many_threads_as_one_closer_has() {
+    let threads = crate::SignalThreads::new(1);
+    let theirs = nix::sys::eventfd::EventFd::new().expect("an eventfd");
+    let one = || theirs.as_fd().try_clone_to_owned().expect("a duplicate");
+    let take = || crate::Eventfd::with_threads(one(), &threads).expect("taken");
+    let closer = threads.closer();
+    closer.queue().threads = Closer::THREADS;
+    drop([take(), take(), take()]);
+    assert_eq!(closer.queue().waiting.len(), 3);
+}
+
+#[test]
 fn an_eventfd_is_not_closed_by_who_drops_it() {
     let closer = idle();
     let theirs = nix::sys::eventfd::EventFd::new().expect("an eventfd");
@@ -53,23 +65,68 @@ fn an_eventfd_is_not_closed_by_who_drops_it() {
 }
 
 #[test]
-fn many_are_no_trouble_while_they_go() {
+fn what_waits_is_counted_and_what_is_stuck_is_known() {
     let closer = idle();
     let file = std::fs::File::open("/dev/null").expect("open");
-    let one = || file.try_clone().expect("a duplicate").into();
-    for _ in 0..Closer::MANY {
-        closer.close(one());
+    assert!(!closer.is_stuck());
+    for count in 1..=10 {
+        closer.close(file.try_clone().expect("a duplicate").into());
+        assert_eq!(closer.unclosed(), Closer::THREADS + count);
     }
-    assert!(!closer.is_full());
-    let moved = Instant::now()
-        .checked_sub(Closer::STUCK)
-        .expect("it runs for long");
-    closer.queue().moved = Some(moved);
-    assert!(closer.is_full());
-    closer.queue().waiting.pop_back();
-    assert!(!closer.is_full());
-    closer.queue().moved = Some(Instant::now());
-    assert!(!closer.is_full());
+    let begun = closer.queue().moved.expect("they wait");
+    // Later than this runs, however long that is.
+    closer.queue().moved = begun.checked_add(Duration::from_secs(3600));
+    assert!(!closer.is_stuck());
+    let moved = begun.checked_sub(Closer::STUCK);
+    closer.queue().moved = Some(moved.expect("the system runs for long"));
+    assert!(closer.is_stuck());
+}
+
+/// Gives a closer what it has no thread for: none can be made by the thread that this runs in.
+fn close_without_threads(closer: &Closer, descriptors: Vec<OwnedFd>) {
+    use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, apply_filter};
+    let theirs = closer.clone();
+    let thread = thread::spawn(move || {
+        let filter = SeccompFilter::new(
+            [(libc::SYS_clone, vec![]), (libc::SYS_clone3, vec![])].into(),
+            SeccompAction::Allow,
+            SeccompAction::Errno(libc::EAGAIN as u32),
+            std::env::consts::ARCH.try_into().expect("an architecture"),
+        );
+        let program: BpfProgram = filter.and_then(TryInto::try_into).expect("a program");
+        apply_filter(&program).expect("applied");
+        for descriptor in descriptors {
+            theirs.close(descriptor);
+        }
+    });
+    thread.join().expect("it ran");
+}
+
+#[test]
+fn what_came_while_there_was_no_thread_is_closed_when_there_is_one() {
+    let closer = Closer::default();
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    let one = || writer.as_fd().try_clone_to_owned().expect("a duplicate");
+    close_without_threads(&closer, vec![one(), one()]);
+    drop(writer);
+    {
+        let queue = closer.queue();
+        assert_eq!((queue.waiting.len(), queue.threads), (2, 0));
+    }
+    // Nothing more comes; but it is asked what is left.
+    all_is_closed(&closer, &reader);
+}
+
+/// Sees all descriptors of the other end of a pipe closed.
+fn all_is_closed(closer: &Closer, reader: &std::io::PipeReader) {
+    let begun = Instant::now();
+    let mut end = [nix::poll::PollFd::new(
+        reader.as_fd(),
+        nix::poll::PollFlags::POLLIN,
+    )];
+    while closer.unclosed() > 0 || nix::poll::poll(&mut end, 1_u8) != Ok(1) {
+        assert!(begun.elapsed() < Duration::from_secs(60));
+    }
 }
 
 #[test]
@@ -80,15 +137,7 @@ fn everything_is_closed_and_the_threads_end() {
         closer.close(writer.as_fd().try_clone_to_owned().expect("a duplicate"));
     }
     drop(writer);
-    let begun = Instant::now();
-    let mut end = [nix::poll::PollFd::new(
-        reader.as_fd(),
-        nix::poll::PollFlags::POLLIN,
-    )];
-    while nix::poll::poll(&mut end, 1_u8) != Ok(1) || closer.queue().threads > 0 {
-        assert!(begun.elapsed() < Duration::from_secs(20));
-    }
-    assert!(!closer.is_full());
+    all_is_closed(&closer, &reader);
 }
 
 #[test]

@@ -11,7 +11,7 @@ mod writer;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::sync::OnceLock;
 
-use crate::closer::{Closer, Sent};
+use crate::closer::Sent;
 use crate::device::Errno;
 use async_io::AsyncIo;
 pub use writer::SignalThreads;
@@ -52,13 +52,13 @@ impl Eventfd {
         Self::with_threads(descriptor, threads)
     }
 
-    /// Takes a descriptor that a client sent, with that client's threads.
+    /// Takes a descriptor that a client sent, with that client's threads: those that signal it, and those that close it.
     ///
     /// # Errors
     /// `EINVAL` when it is no eventfd; `EAGAIN` where there is no asynchronous I/O and the client has as many threads as it may; or what the system says when it cannot be examined
     /// (which takes `/proc`).
     pub fn with_threads(descriptor: OwnedFd, threads: &SignalThreads) -> Result<Self, Errno> {
-        Self::sent(Sent::new(descriptor, Closer::default()), threads)
+        Self::sent(Sent::new(descriptor, threads.closer().clone()), threads)
     }
 
     /// The same, with who closes it.

@@ -24,7 +24,7 @@ pub use stop::Stop;
 use crate::closer::{Closer, Connection};
 use crate::device::{Device, Errno};
 use crate::session::{Session, SessionEnd, SessionOptions, SessionState};
-use crate::socket::Socket;
+use crate::socket::{MAX_DESCRIPTORS, Socket};
 use path::BoundPath;
 use refusal::Refusal;
 
@@ -55,6 +55,25 @@ impl Default for ServerOptions {
             backlog: 16,
             session: SessionOptions::default(),
         }
+    }
+}
+
+impl ServerOptions {
+    /// How many descriptors those who can connect to a server with these options may make this process have open at once, whatever they do, where its device has so many interrupt vectors. What the device keeps of
+    /// its own comes on top.
+    #[must_use]
+    pub const fn descriptors(&self, vectors: usize) -> usize {
+        // The listener; the client; whoever waits, is being refused or has left descriptors in his connection, and the one that was let in although these were as many as may be.
+        let connections = 2 + 2 * Server::REFUSALS + Server::STRANGERS + 1;
+        // A message, as many as the kernel passes beside the piece of it that has too many, a copy of one of them, and the one beside a reply.
+        let message = self.session.capabilities.max_msg_fds as usize + MAX_DESCRIPTORS + 2;
+        // Where each eventfd has a thread, that of a session before may not have let go of its own.
+        let eventfds = 2 * vectors;
+        connections
+            .saturating_add(message)
+            .saturating_add(eventfds)
+            // What sessions have left, and what the one that is there brings.
+            .saturating_add(self.session.max_unclosed.saturating_mul(2))
     }
 }
 
@@ -99,17 +118,20 @@ pub struct Server {
     listener: UnixListener,
     path: BoundPath,
     options: ServerOptions,
-    /// Who closes what clients leave behind.
-    clients: Closer,
-    /// Who closes what those leave behind that are not admitted. They are not to use up what clients have.
+    /// Who closes what those leave behind that have no session, admitted or not.
     strangers: Closer,
 }
 
 impl Server {
     /// How long nobody is accepted after the system had no descriptor for one.
     const NO_DESCRIPTOR: Duration = Duration::from_millis(100);
-    /// How long nobody is accepted while there is too much to be closed.
-    const UNCLOSED: Duration = Duration::from_millis(500);
+    /// How long nobody is accepted while there is too much to be closed, before it is looked again; and after how many such looks that is worth a word.
+    const UNCLOSED: Duration = Duration::from_millis(50);
+    const LOOKS: u32 = 20;
+    /// With so many descriptors still to be closed that came over connections without a session, nobody is accepted.
+    const STRANGERS: usize = 64;
+    /// And with so many sessions that are over and have left something to be closed: each has threads of its own for it.
+    const LEFT: usize = 16;
     /// Clients that are being told that somebody else is there, and those that wait for it, at most so many each.
     const REFUSALS: usize = 16;
     /// How long a client waits for the one that is there before it is refused. A process that was killed can leave its connection open for a moment longer than it lives
@@ -132,7 +154,6 @@ impl Server {
             listener: listener.into(),
             path,
             options,
-            clients: Closer::default(),
             strangers: Closer::default(),
         })
     }
@@ -157,6 +178,8 @@ impl Server {
             session: None,
             newcomers: VecDeque::new(),
             refusals: Vec::new(),
+            left: Vec::new(),
+            shut: 0,
             accept_again: None,
             failed: None,
         };
@@ -214,7 +237,11 @@ struct Serving<'a> {
     /// Who came while somebody was there, and until when they wait; the first to come first.
     newcomers: VecDeque<(Connection, Peer, Instant)>,
     refusals: Vec<Refusal>,
-    /// When to accept again, after descriptors had run out.
+    /// Who closes what earlier sessions brought, where something is left of it.
+    left: Vec<Closer>,
+    /// How often in a row too much of that was left.
+    shut: u32,
+    /// When to let somebody in again, after descriptors had run out or too many were to be closed.
     accept_again: Option<Instant>,
     failed: Option<ServerError>,
 }
@@ -238,6 +265,7 @@ impl Serving<'_> {
                     doorkeeper.left(peer, reason);
                 }
             }
+            self.left.push(session.closer().clone());
             self.session = None;
         }
     }
@@ -251,10 +279,38 @@ impl Serving<'_> {
 
     /// Whether connections are looked at: not while a client's end is being dealt with, so that its successor is let in and not refused.
     fn listens(&self) -> bool {
-        !self.is_ending()
-            && self
-                .accept_again
-                .is_none_or(|again| again <= Instant::now())
+        !self.is_ending() && !self.rests()
+    }
+
+    /// Whether nobody is let in for a moment.
+    fn rests(&self) -> bool {
+        self.accept_again
+            .is_some_and(|again| again > Instant::now())
+    }
+
+    /// Whether what was left to be closed is so little that somebody may be let in. If not, it is looked again later.
+    fn is_open(&mut self) -> bool {
+        let mut left = 0;
+        self.left.retain(|closer| {
+            let unclosed = closer.unclosed();
+            left += unclosed;
+            unclosed > 0
+        });
+        let open = left < self.server.options.session.max_unclosed.max(1)
+            && self.left.len() < Server::LEFT
+            && self.server.strangers.unclosed() < Server::STRANGERS;
+        if open {
+            self.shut = 0;
+        } else {
+            self.shut = self.shut.saturating_add(1);
+            self.accept_again = Some(Instant::now() + Server::UNCLOSED);
+            if self.shut == Server::LOOKS {
+                tracing::warn!(
+                    "no client is accepted while what earlier ones have sent cannot be closed"
+                );
+            }
+        }
+        open
     }
 
     /// Whether a connection is taken now. What a client that is gone has left to do comes first, too.
@@ -272,15 +328,9 @@ impl Serving<'_> {
             if !self.accepts() {
                 return;
             }
-            let waited = self.accept_again.take().is_some();
-            if self.server.clients.is_full() || self.server.strangers.is_full() {
-                // Who waits to be accepted has no descriptor of this process, and nothing that it would have to close.
-                if !waited {
-                    tracing::warn!(
-                        "no client is accepted while what earlier ones have sent cannot be closed"
-                    );
-                }
-                self.accept_again = Some(Instant::now() + Server::UNCLOSED);
+            self.accept_again = None;
+            // Who waits to be accepted has no descriptor of this process, and nothing that it would have to close.
+            if !self.is_open() {
                 return;
             }
             // Nothing here waits: the listener does not, and neither does a `Socket`.
@@ -325,11 +375,8 @@ impl Serving<'_> {
             (Ok(_), None) => Ok(()),
             (Err(_), _) => Err(Errno::EACCES),
         };
-        let closer = match admitted {
-            Ok(()) => &self.server.clients,
-            Err(_) => &self.server.strangers,
-        };
-        let socket = Connection::new(socket, closer.clone());
+        // Also of one that is admitted: it may never have a session.
+        let socket = Connection::new(socket, self.server.strangers.clone());
         let peer = match peer {
             Ok(peer) => peer,
             Err(error) => {
@@ -370,6 +417,9 @@ impl Serving<'_> {
     /// Lets in who came first, if nobody is there any more, and refuses those whose time is over.
     fn attend_newcomers(&mut self, device: &dyn Device) {
         while self.session.is_none()
+            && !self.rests()
+            && !self.newcomers.is_empty()
+            && self.is_open()
             && let Some((socket, peer, _)) = self.newcomers.pop_front()
         {
             self.begin(socket, peer, device);
@@ -409,7 +459,7 @@ impl Serving<'_> {
 
     /// Sleeps until something can be done. True when connections should be looked at.
     fn wait(&self, stop: &Stop, leaving: bool) -> bool {
-        if self.session.is_none() && !self.newcomers.is_empty() {
+        if self.session.is_none() && !self.newcomers.is_empty() && !self.rests() {
             return false;
         }
         let mut waiting = Vec::with_capacity(3 + self.refusals.len());

@@ -42,6 +42,9 @@ pub struct SessionOptions {
     /// The threads that signal eventfds where the system has no asynchronous I/O: of all sessions that are made with these options or a copy of them, so that a client that comes again has no
     /// others. 256 by default.
     pub signal_threads: SignalThreads,
+    /// So many descriptors that the client sent, or made the device let go of, may wait to be closed; with as many or more, nothing more of the client's is taken in until there are fewer, and where that lasts for
+    /// long it is sent away. A [`Server`](crate::Server) lets nobody in while earlier sessions have left so many. At least 1, 128 by default; see [`ServerOptions::descriptors`](crate::ServerOptions::descriptors).
+    pub max_unclosed: usize,
     /// How long a client may take from its connection to its VERSION. 5 s by default.
     pub version_timeout: Duration,
     /// How long a message may take from its first byte to its last. 5 s by default.
@@ -63,6 +66,7 @@ impl Default for SessionOptions {
             max_lent: 1 << 40,
             sealed_memory: false,
             signal_threads: SignalThreads::new(256),
+            max_unclosed: 128,
             version_timeout: Duration::from_secs(5),
             message_timeout: Duration::from_secs(5),
             reply_timeout: Duration::from_secs(5),
@@ -95,13 +99,13 @@ pub enum SessionState {
 /// The connection of one client to a device: a state machine that never blocks, so that one thread can serve many.
 ///
 /// The owner waits for [`interest`](Self::interest) on the session's descriptor, at most until [`deadline`](Self::deadline), and calls [`poll`](Self::poll) then. What a client can make
-/// a session keep is bounded: one message, one reply, and its mappings as far as they were offered. While a reply waits for the client, or a `DMA_UNMAP` for the device, no further
+/// a session keep is bounded: one message, one reply, its mappings as far as they were offered, and [`SessionOptions::max_unclosed`]. While a reply waits for the client, or a `DMA_UNMAP` for the device, no further
 /// message is taken in.
 ///
 /// The descriptor stays open until the session is dropped: a client that is sent away learns of it only when the device has let go of its memory.
 ///
 /// What the client sends is closed by other threads where that could take time, four for a session at most. They go on when the session has been dropped; who serves clients that come again and again is better off with a
-/// [`Server`](crate::Server), whose sessions share them, and which lets nobody in while they lag behind.
+/// [`Server`](crate::Server), which lets nobody in while they lag behind.
 #[derive(Debug)]
 pub struct Session {
     socket: Connection,
@@ -123,6 +127,8 @@ pub struct Session {
     scratch: Vec<u8>,
     /// Memory that was refused since it was last asked for.
     refused_maps: Vec<RefusedMap>,
+    /// Nothing is taken in because too much of what the client sent is still to be closed.
+    held: bool,
 }
 
 #[derive(Debug)]
@@ -158,9 +164,13 @@ impl Session {
         Self::over(Connection::new(socket, Closer::default()), options)
     }
 
-    /// The same, with who closes what the client sends.
-    pub(crate) fn over(socket: Connection, options: SessionOptions) -> Result<Self, SocketError> {
+    /// The same. Whoever would have closed the connection does no more: the session has a closer of its own.
+    pub(crate) fn over(
+        mut socket: Connection,
+        options: SessionOptions,
+    ) -> Result<Self, SocketError> {
         let peer = socket.peer()?;
+        socket.give_to(Closer::default());
         let descriptors = options.capabilities.max_msg_fds as usize;
         Ok(Self {
             socket,
@@ -178,6 +188,7 @@ impl Session {
             losses: sigbus::losses(),
             scratch: Vec::new(),
             refused_maps: Vec::new(),
+            held: false,
         })
     }
 
@@ -220,6 +231,7 @@ impl Session {
         match self.phase {
             Phase::Ending(_) | Phase::Ended(_) => None,
             _ if self.outgoing.is_waiting() => Some(PollFlags::POLLOUT),
+            _ if self.held => Some(PollFlags::empty()),
             Phase::Unmapping(_) | Phase::Settling(_) => Some(PollFlags::empty()),
             Phase::Connected { .. } | Phase::Open => Some(PollFlags::POLLIN),
         }
@@ -234,6 +246,7 @@ impl Session {
             Phase::Unmapping(_) | Phase::Settling(_) | Phase::Ending(_) => {
                 Some(now + Self::ASK_AGAIN)
             }
+            Phase::Open if self.held => Some(now + Self::ASK_AGAIN),
             Phase::Open | Phase::Ended(_) => None,
         };
         let look = self.maps.can_be_lost().then(|| now + Self::LOOK_AGAIN);
@@ -312,27 +325,45 @@ impl Session {
                 self.reply(&settling.header, &settling.reply());
                 continue;
             }
+            if self.held {
+                if self.is_behind() {
+                    if self.closer().is_stuck() {
+                        return Err(SessionEnd::Unclosed);
+                    }
+                    return self.still_there();
+                }
+                self.held = false;
+            }
             let Some(mut message) = self.receive()? else {
                 return Ok(());
             };
-            let closer = self.socket.closer();
-            let descriptors = std::mem::take(&mut message.descriptors)
+            let closer = self.closer();
+            let descriptors: Vec<_> = std::mem::take(&mut message.descriptors)
                 .into_iter()
                 .map(|descriptor| Sent::new(descriptor, closer.clone()))
                 .collect();
-            if closer.is_full() {
-                return Err(SessionEnd::Unclosed);
-            }
+            let brought = !descriptors.is_empty();
             self.handle(&message, descriptors, device)?;
+            self.held = brought && self.is_behind();
         }
         self.outgoing.send(&self.socket)?;
         Ok(())
     }
 
+    /// Whether as much as may be of what the client sent is still to be closed.
+    fn is_behind(&self) -> bool {
+        self.closer().unclosed() >= self.options.max_unclosed.max(1)
+    }
+
+    /// Who closes what the client sends.
+    pub(crate) const fn closer(&self) -> &Closer {
+        self.socket.closer()
+    }
+
     /// Closes the descriptors of a message that never became whole.
     fn close_unread(&mut self) {
         for descriptor in self.reader.take_descriptors() {
-            self.socket.closer().close(descriptor);
+            self.closer().close(descriptor);
         }
     }
 

@@ -10,7 +10,7 @@ use std::thread::{self, Thread};
 use nix::libc;
 use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 
-use crate::closer::Sent;
+use crate::closer::{Closer, Sent};
 use crate::device::Errno;
 
 const STACK: usize = 64 << 10;
@@ -92,10 +92,13 @@ impl Shared {
 /// Threads that signal the eventfds of one client where the system has no asynchronous I/O, and how many there may be.
 ///
 /// A handle: clones count the same threads. One ends with its eventfd, unless its client keeps it waiting; then it is counted until that ends.
+///
+/// Eventfds that are taken [outside of a session](super::Eventfd::with_threads) are closed by threads of theirs, too: four at most, which whoever waits behind an eventfd can keep.
 #[derive(Debug, Clone)]
 pub struct SignalThreads {
     running: Arc<AtomicUsize>,
     most: usize,
+    closer: Closer,
 }
 
 impl SignalThreads {
@@ -105,7 +108,13 @@ impl SignalThreads {
         Self {
             running: Arc::default(),
             most,
+            closer: Closer::default(),
         }
+    }
+
+    /// Who closes eventfds that came over no session.
+    pub(crate) const fn closer(&self) -> &Closer {
+        &self.closer
     }
 
     /// One more.
@@ -163,7 +172,6 @@ mod tests {
     use nix::sys::eventfd::{EfdFlags, EventFd};
 
     use super::*;
-    use crate::closer::Closer;
 
     fn pair(flags: EfdFlags) -> (EventFd, Writer) {
         let client = EventFd::from_flags(flags).expect("an eventfd");

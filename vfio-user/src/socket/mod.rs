@@ -53,12 +53,17 @@ pub enum SocketError {
         /// The most.
         limit: u32,
     },
-    /// The message carries more descriptors than are taken, of which some may have been lost.
+    /// The message carries more descriptors than are taken.
     #[error("a message with more than {limit} descriptors")]
     TooManyDescriptors {
         /// The most.
         limit: usize,
     },
+    /// Descriptors that came beside a message were lost: the system did not let this process have them.
+    #[error(
+        "descriptors beside a message were lost: this process has as many open as it may (RLIMIT_NOFILE), or may not have them"
+    )]
+    DescriptorsLost,
     /// What was given is no stream socket of this machine.
     #[error("the descriptor is not a Unix stream socket")]
     NotASocket,
@@ -222,7 +227,7 @@ impl Socket {
     ///
     /// # Errors
     /// [`SocketError::Closed`] where the peer was reset, [`SocketError::TooManyDescriptors`] where more than `limit` would be in `descriptors` (those that came
-    /// are in it), [`SocketError::Os`].
+    /// are in it), [`SocketError::DescriptorsLost`], [`SocketError::Os`].
     pub fn try_receive(
         &self,
         buffer: &mut [u8],

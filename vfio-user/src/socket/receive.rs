@@ -55,8 +55,12 @@ pub(super) fn receive(
     // Owned before anything is judged, so that none stays open.
     // SAFETY: the kernel has filled in the header and the control buffer, which are still alive.
     unsafe { take(&message, descriptors) };
-    if message.msg_flags & libc::MSG_CTRUNC != 0 || descriptors.len() > limit {
+    if descriptors.len() > limit {
         return Err(SocketError::TooManyDescriptors { limit });
+    }
+    // There was room for all that can come: what is missing is not the peer's doing.
+    if message.msg_flags & libc::MSG_CTRUNC != 0 {
+        return Err(SocketError::DescriptorsLost);
     }
     Ok(outcome(received, buffer))
 }

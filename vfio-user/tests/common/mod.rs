@@ -16,7 +16,7 @@ use nvme_vfio_user::device::{
 };
 use nvme_vfio_user::message::{Command, DmaMap, DmaUnmap, Header, Kind, Request, Version};
 use nvme_vfio_user::socket::{Message, SocketError};
-use nvme_vfio_user::{ClientMemory, Deadline, Eventfd, MessageReader, Socket};
+use nvme_vfio_user::{ClientMemory, Deadline, Eventfd, MessageReader, Socket, Stop};
 
 /// One page, and a multiple of every page that these tests may meet.
 pub const PAGE: u64 = 64 << 10;
@@ -397,6 +397,15 @@ pub fn answer(message: Message, id: u16) -> Answer {
         Kind::Reply => Ok((message.payload, message.descriptors)),
         Kind::Error { errno } => Err(Errno::from_raw(errno as i32)),
         Kind::Command { .. } => panic!("a request of the server"),
+    }
+}
+
+/// Stops a server when it is dropped, also by a test that fails: whoever waits for the server would wait for ever.
+pub struct StopAtEnd<'a>(pub &'a Stop);
+
+impl Drop for StopAtEnd<'_> {
+    fn drop(&mut self) {
+        self.0.set();
     }
 }
 
