@@ -10,6 +10,7 @@
 //! | `front` | what the front end of a client's virtual controller says of itself |
 //! | `door` | who is let in |
 //! | `directory` | where the sockets are |
+//! | `descriptors` | how many of them each client may have the server keep open |
 //! | `loans` | clients' memory, lent on to the real controllers |
 //! | `poller` | the thread that gives all virtual controllers their turns |
 //! | `backoff`, `rotation` | how it rests, and whose turn it is, as state machines |
@@ -18,6 +19,7 @@
 //! | `events` | what it tells of them |
 
 mod backoff;
+mod descriptors;
 mod directory;
 mod door;
 mod error;

@@ -10,6 +10,7 @@ use nix::poll::{PollFd, PollFlags, PollTimeout, poll};
 use nvme_vfio::{Controller, Group};
 use nvme_vfio_user::Stop;
 
+use super::descriptors;
 use super::directory;
 use super::error::ServeError;
 use super::group::{OpenedGroup, check_lendable};
@@ -137,17 +138,22 @@ impl Prepared {
         let auditor = start_audit(policy)?;
         let server_audit = auditor.server();
         tell_beginning(policy, &server_audit, &resolved);
+        let rules = rules(&resolved);
         let mender = MenderThread::start(
             group.controllers.clone(),
             options.times,
             herald(policy, &server_audit),
         )
         .map_err(ServeError::no_thread)?;
+        let (max_unclosed, few) = descriptors::share(&resolved.clients);
+        let mut warnings = resolved.warnings;
+        warnings.extend(few);
         let builder = Builder {
             policy,
+            max_unclosed,
             options,
             controllers: &group.controllers,
-            rules: rules(&resolved),
+            rules,
             clock: Clock::new(),
             mender: mender.mender(),
             auditor: &auditor,
@@ -177,7 +183,7 @@ impl Prepared {
                 poller: Some(poller),
                 mender: Some(mender),
                 server_audit,
-                warnings: resolved.warnings,
+                warnings,
                 auditor: Some(auditor),
                 controllers: group.controllers.clone(),
                 _group: group.group,

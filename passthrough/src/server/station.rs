@@ -69,6 +69,8 @@ impl Drop for Farewell {
 pub(super) struct Builder<'a, P: ?Sized> {
     pub(super) policy: &'a PolicyFile,
     pub(super) options: &'a ServeOptions,
+    /// How many descriptors of each client may wait to be closed.
+    pub(super) max_unclosed: usize,
     pub(super) controllers: &'a [Controller],
     pub(super) rules: Arc<P>,
     pub(super) clock: Clock,
@@ -113,7 +115,10 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
             audit: self.server_audit.clone(),
             poller: Arc::clone(&self.poller),
         };
-        let options = listener_options(client, door);
+        let options = ServerOptions {
+            doorkeeper: Some(Arc::new(door)),
+            ..socket_options(client, self.max_unclosed)
+        };
         let listener =
             Listener::bind(&self.policy.socket(&client.policy), options).map_err(|source| {
                 ServeError::Socket {
@@ -246,7 +251,7 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
 }
 
 /// How a client's socket is made: for its user alone where there is one, and this process may give it away. Who connects is looked at in any case.
-fn listener_options(client: &ResolvedClient, door: Door) -> ServerOptions {
+pub(super) fn socket_options(client: &ResolvedClient, max_unclosed: usize) -> ServerOptions {
     let me = nix::unistd::geteuid();
     let (mode, owner) = match client.policy.uid.as_slice() {
         [user] if *user == me.as_raw() => (0o600, None),
@@ -256,12 +261,12 @@ fn listener_options(client: &ResolvedClient, door: Door) -> ServerOptions {
     let mut options = ServerOptions {
         mode,
         owner,
-        doorkeeper: Some(Arc::new(door)),
         ..ServerOptions::default()
     };
     let limits = &client.limits;
     options.session.sealed_memory = !client.policy.unsealed_memory;
     options.session.max_lent = limits.memory;
+    options.session.max_unclosed = max_unclosed;
     // For each vector, and for as many of a session before that have not ended yet.
     options.session.signal_threads = SignalThreads::new(2 * usize::from(front::vectors(client)));
     let maps = &mut options.session.capabilities.max_dma_maps;
