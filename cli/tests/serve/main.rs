@@ -205,10 +205,13 @@ impl Server {
     }
 
     /// Ends it by a signal; its summary.
-    fn end(mut self, signal: Signal) -> Value {
-        // As timeout(1) does, which sends it to the process and to its group.
-        for _ in 0..2 {
-            kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
+    fn end(self, signal: Signal) -> Value {
+        self.end_by(&[signal])
+    }
+
+    fn end_by(mut self, signals: &[Signal]) -> Value {
+        for signal in signals {
+            kill(Pid::from_raw(self.child.id() as i32), *signal).unwrap();
         }
         let end = Instant::now() + PATIENCE;
         let status = loop {
@@ -310,6 +313,15 @@ fn two_clients_see_each_its_own_controller_and_its_own_blocks() {
     assert_eq!(summary["event"], "ended");
     assert_eq!(summary["controller_resets"], 0);
     assert!(summary["audit_lines"].as_u64().unwrap() > 10);
+}
+
+#[test]
+fn signals_that_come_together_end_it_once() {
+    let server = Server::start(&two_clients("emulated:size=64M"), &[]);
+    // As timeout(1) and terminals send more than one; it gets all of them when it goes on.
+    let together = [Signal::SIGTERM, Signal::SIGHUP, Signal::SIGINT];
+    let all = [&[Signal::SIGSTOP], &together[..], &[Signal::SIGCONT]].concat();
+    assert_eq!(server.end_by(&all)["event"], "ended");
 }
 
 #[test]

@@ -8,8 +8,8 @@ const BLOCK: u64 = 512;
 /// Blocks that are read at once.
 const READ: u64 = DATA_PAGES as u64 * PAGE as u64 / BLOCK;
 const DATA_PAGES: usize = pages::DATA_END - pages::DATA;
-/// What only grows by being asked, in the SMART / Health log: data and commands read and written.
-const GROWS: std::ops::Range<usize> = 32..96;
+/// What only grows by being asked, in the SMART / Health log: data and commands read and written; and what grows by itself: the hours that it is on.
+const GROWS: [std::ops::Range<usize>; 2] = [32..96, 128..144];
 
 /// Everything that a client can ask of its controller without changing it, and its whole memory, each with its name. Nothing else may be in flight.
 ///
@@ -82,7 +82,9 @@ pub fn state_and_blocks(
     let mut all = state(client, step);
     for (what, answer) in &mut all {
         if what == "log 2" {
-            answer[GROWS].fill(0);
+            for range in GROWS {
+                answer[range].fill(0);
+            }
         }
     }
     let (data, list) = (client.page(pages::DATA), client.page(pages::LISTS));

@@ -3,8 +3,8 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_vfio::{Buffer, QueueOptions};
-use nvme_vfio_queues::{Command, NvmOpcode};
+use nvme_vfio::{Buffer, CommandError, QueueOptions};
+use nvme_vfio_queues::{Command, NvmOpcode, Status};
 
 use super::super::Ceilings;
 use super::super::bucket::RANGE_COST;
@@ -66,6 +66,75 @@ fn ceilings_are_kept_over_time_and_reached() {
     within(reads_in_half_a_second(Some(100), Some(1 << 30), 16), 52);
     let free = reads_in_half_a_second(None, None, 1);
     assert!(free > 10_000, "{free}");
+}
+
+/// Commands like this one that a client has refused in half a second of a clock that the test sets, under this ceiling.
+fn refusals_in_half_a_second(operations: Option<u64>, command: Command, status: Status) -> u64 {
+    let (device, server) = device();
+    let plan = Plan {
+        slices: vec![vec![slice(1, 0, 1000)]],
+        ceilings: Ceilings {
+            outstanding: 16,
+            operations,
+            bandwidth: None,
+        },
+        ..Plan::default()
+    };
+    let rig = Rig::on(plan, device, server);
+    let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
+    let before = rig.device.statistics().commands;
+    let start = Instant::now() + Duration::from_secs(1);
+    let (mut sent, mut ended) = (0, 0);
+    for tick in 0..500u32 {
+        rig.clock.set(start + Duration::from_millis(1) * tick);
+        for _ in 0..4 {
+            while sent - ended < 15 {
+                // SAFETY: it is refused, and no memory is touched.
+                unsafe { queue.submit_raw(command, 0) }.unwrap();
+                sent += 1;
+            }
+            queue.ring();
+            rig.front.turn(32);
+            while let Some(completion) = queue.poll() {
+                match completion.result() {
+                    Err(CommandError::Status(its)) => assert_eq!(its.code(), status),
+                    other => panic!("{other:?}"),
+                }
+                ended += 1;
+            }
+        }
+    }
+    assert_eq!(rig.device.statistics().commands, before);
+    ended
+}
+
+/// What is refused is work for the server all the same.
+#[test]
+fn refused_commands_are_no_way_around_the_ceiling_of_operations() {
+    let outside = Command {
+        opcode: NvmOpcode::READ.0,
+        nsid: 1,
+        cdw10: 1000,
+        ..Command::ZERO
+    };
+    // Its list of ranges is nowhere.
+    let unreadable = Command {
+        opcode: NvmOpcode::DATASET_MANAGEMENT.0,
+        nsid: 1,
+        prp1: 0x5000_0000_0000,
+        cdw11: 4,
+        ..Command::ZERO
+    };
+    for (command, status) in [
+        (outside, Status::LBA_OUT_OF_RANGE),
+        (unreadable, Status::DATA_TRANSFER_ERROR),
+    ] {
+        // A fiftieth of a second's worth more than comes in the time.
+        let refused = refusals_in_half_a_second(Some(2_000), command, status);
+        assert!((988..=1_092).contains(&refused), "{refused}");
+        let free = refusals_in_half_a_second(None, command, status);
+        assert!(free > 10_000, "{free}");
+    }
 }
 
 /// Bytes that a command costs of a ceiling of a MiB in a second, by the time, in steps of a millisecond, after which the next command is fetched.

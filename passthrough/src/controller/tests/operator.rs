@@ -538,6 +538,22 @@ fn a_namespace_that_its_operator_has_made_anew_is_no_longer_the_client_s() {
         other => panic!("{other}"),
     };
     assert_eq!(Err(status), gone);
+    // Nor is it flushed for the client: the command before is all that its controller has sent.
+    let (flushes, control) = (
+        rig.device.statistics().commands,
+        rig.front.register_read(0x14, 4),
+    );
+    rig.front
+        .register_write(0x14, 4, control & !0xc000 | 1 << 14);
+    for _ in 0..20 {
+        rig.step();
+    }
+    assert_eq!(
+        rig.front.register_read(0x1c, 4) >> 2 & 0b11,
+        0b10,
+        "it is shut down"
+    );
+    assert_eq!(rig.device.statistics().commands, flushes);
 }
 
 #[test]

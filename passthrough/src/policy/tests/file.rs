@@ -1,4 +1,5 @@
 use std::fs::Permissions;
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::PermissionsExt;
 
 use super::bad_values::BAD;
@@ -373,6 +374,14 @@ fn a_policy_that_others_may_change_is_told_of_and_root_is_refused_it() {
             other => assert!(other.is_ok() && !root, "{other:?}"),
         }
     }
+    // Of what is open already the way tells nothing.
+    set(&file, 0o666);
+    let open = std::fs::File::open(&file).unwrap();
+    let name = format!("/proc/self/fd/{}", open.as_raw_fd());
+    let policy = PolicyFile::open(Path::new(&name)).unwrap();
+    assert_eq!(policy.foreign.as_ref().unwrap().mode, 0o666);
+    assert_eq!(policy.check_foreign().is_err(), root);
+    set(&file, 0o644);
     // Of the directory it is told; it is refused where it is used.
     std::fs::create_dir(&sockets).unwrap();
     set(&sockets, 0o1777);
