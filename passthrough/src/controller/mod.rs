@@ -61,6 +61,8 @@ mod watch;
 
 pub use build::{BuildError, Ceilings, Isolated, LentNamespaceConfig, VirtualConfig};
 pub use clock::Clock;
+#[cfg(test)]
+pub(crate) use operator::tests::MARKED as MARKED_FIRMWARE;
 pub(crate) use personality::Health;
 pub use personality::Personality;
 pub use ranges::{CopyLimits, DeallocateLimits};

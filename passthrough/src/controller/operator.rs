@@ -12,7 +12,7 @@ use nvme_vfio_queues::{AdminOpcode, Command, Status};
 
 use super::namespace::LentNamespace;
 use super::target::Target;
-use super::under_way::UnderWay;
+use super::under_way::{UnderWay, Watched};
 use crate::audit::Unended;
 use crate::command::{Class, DecodedCommand, Direction, Scope};
 use crate::gate::Passed;
@@ -177,9 +177,10 @@ impl Operator {
         let thread = thread::Builder::new()
             .name("nvme-operator".into())
             .spawn(move || {
+                let its = Watched(its);
                 while let Ok(order) = taken.recv() {
                     let began = Instant::now();
-                    if answer.send(carry_out(*order, &its)).is_err() {
+                    if answer.send(carry_out(*order, &its.0)).is_err() {
                         return;
                     }
                     thread::sleep(PACE.saturating_sub(began.elapsed()));
@@ -365,6 +366,8 @@ fn carry_out(order: Order, under_way: &UnderWay) -> Answer {
             (sent, bytes)
         }
     };
+    #[cfg(test)]
+    tests::panic_if_marked(&command);
     let declined = matches!(sent, Err(Error::Status { .. }));
     under_way.end(match &sent {
         Ok(_) => Some(Status::SUCCESS),
@@ -403,8 +406,16 @@ fn send(controller: &Controller, command: Command, data: AdminData<'_>) -> Resul
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    /// Where the firmware goes over which the thread panics, in tests only.
+    pub(crate) const MARKED: u32 = 0x0bad_0000;
+
+    pub(super) fn panic_if_marked(command: &Command) {
+        let marked = command.opcode == AdminOpcode::FIRMWARE_DOWNLOAD.0 && command.cdw11 == MARKED;
+        assert!(!marked, "firmware that a test has marked");
+    }
 
     #[test]
     fn a_client_is_told_once_however_often_it_wants_its_memory_back() {

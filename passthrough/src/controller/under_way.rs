@@ -1,6 +1,8 @@
 //! The operator's command that is under way, for those who wait for its end beside the client.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
 
 use nvme_vfio_queues::Status;
 
@@ -8,7 +10,27 @@ use crate::audit::Unended;
 
 /// An operator's command that is under way, if one is. Clones are the same.
 #[derive(Debug, Clone, Default)]
-pub(crate) struct UnderWay(Arc<Mutex<Option<One>>>);
+pub(crate) struct UnderWay(Arc<Shared>);
+
+#[derive(Debug, Default)]
+struct Shared {
+    one: Mutex<Option<One>>,
+    lost: AtomicBool,
+}
+
+/// Told of by the thread that carries operators' commands out when it ends.
+#[derive(Debug)]
+pub(super) struct Watched(pub(super) UnderWay);
+
+impl Drop for Watched {
+    fn drop(&mut self) {
+        if thread::panicking() {
+            // Nobody learns any more what came of the command.
+            self.0.end(None);
+            self.0.0.lost.store(true, Ordering::Release);
+        }
+    }
+}
 
 #[derive(Debug)]
 struct One {
@@ -36,6 +58,11 @@ impl UnderWay {
         self.lock().as_ref().map(|one| one.name)
     }
 
+    /// Whether the thread that carries operators' commands out has panicked: nothing of this client goes on then.
+    pub(crate) fn is_lost(&self) -> bool {
+        self.0.lost.load(Ordering::Acquire)
+    }
+
     /// Its end is waited for no longer: the record says that it is not known.
     pub(crate) fn give_up(&self) {
         let record = self.lock().as_mut().and_then(|one| one.record.take());
@@ -43,6 +70,6 @@ impl UnderWay {
     }
 
     fn lock(&self) -> MutexGuard<'_, Option<One>> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+        self.0.one.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -331,6 +331,8 @@ impl Serving {
         if !clients.is_empty() || !commands.is_empty() {
             // Neither the queues nor the memory may go: their threads live on until the process ends.
             std::mem::forget(poller);
+            // A thread that has panicked holds nothing any more, and whoever drops the last handle waits for the operator's command.
+            std::mem::forget(std::mem::take(&mut self.stations));
             std::mem::forget(self.mender.take());
             return Err(if clients.is_empty() {
                 ServeError::StillCarriedOut { commands, waited }

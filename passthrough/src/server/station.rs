@@ -43,10 +43,13 @@ pub(super) struct Station {
 }
 
 impl Station {
-    /// Whether what it holds can still be let go of in order: neither its thread nor whoever had its virtual controller has panicked in the middle of something. (A panic over a message
-    /// of the client's ends that client's session alone.)
+    /// Whether what it holds can still be let go of in order: neither its thread, nor that for its operator's commands, nor whoever had its virtual controller has panicked in the middle of
+    /// something. (A panic over a message of the client's ends that client's session alone.)
     pub(super) fn is_sound(&self) -> bool {
-        !self.panicked.load(Ordering::Acquire) && !self.emulator.is_broken()
+        let its_operator = self.under_way.as_ref();
+        !self.panicked.load(Ordering::Acquire)
+            && !self.emulator.is_broken()
+            && !its_operator.is_some_and(UnderWay::is_lost)
     }
 }
 

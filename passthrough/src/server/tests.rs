@@ -1,4 +1,5 @@
 //! What becomes of the service when one of its threads panics, and what root does not serve.
+#![allow(unsafe_code)] // admin commands whose data the driver points to
 
 use std::fs::Permissions;
 use std::os::fd::{AsFd, OwnedFd};
@@ -12,15 +13,16 @@ use nix::fcntl::{FcntlArg, SealFlag, fcntl};
 use nix::sys::memfd::{MFdFlags, memfd_create};
 use nix::unistd::ftruncate;
 use nvme_vfio::transport::EmulatedTransport;
-use nvme_vfio::{Address, Controller, Options, QueueOptions};
+use nvme_vfio::{Address, AdminData, Controller, Options, QueueOptions};
 use nvme_vfio_dma::Access;
 use nvme_vfio_emulator::{CommandFault, Emulator, Fault, Matcher, OnAbort};
-use nvme_vfio_queues::NvmOpcode;
+use nvme_vfio_queues::{AdminOpcode, Command, NvmOpcode};
 use nvme_vfio_user::message::{DmaAccess, IrqAction, IrqSetData, SetIrqs};
 use nvme_vfio_user::{Client, ClientOptions, Stop};
 
 use super::running::Ending;
 use super::*;
+use crate::controller::MARKED_FIRMWARE;
 use crate::policy::{PolicyError, PolicyFile};
 
 /// Bytes of a client's memory over which the server panics, in these tests only: when it is lent, or when it is refused.
@@ -30,36 +32,59 @@ pub(super) fn panic_if_marked(bytes: u64) {
     assert_ne!(bytes, MARKED, "memory that a test has marked");
 }
 
-/// Two clients of an emulated controller; the second may lend next to nothing.
+/// Clients of an emulated controller.
 struct Service {
     folder: tempfile::TempDir,
     device: Arc<Emulator>,
     serving: Serving,
 }
 
+/// Two clients; the second may lend next to nothing.
 fn serve() -> Service {
-    let folder = tempfile::tempdir().unwrap();
     let uid = nix::unistd::geteuid().as_raw();
     let client = |name: &str, start: u64, memory: &str| {
         format!(
             "[[client]]\nname = \"{name}\"\nuid = [{uid}]\nlimits = {{ memory = \"{memory}\" }}\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1, start = {start}, blocks = 4096 }}]\nallow = [\"read\", \"write\"]\n"
         )
     };
-    let text = format!(
-        "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{}{}",
-        client("a", 0, "2GiB"),
-        client("b", 4096, "16MiB")
-    );
-    let policy = PolicyFile::parse(&text, folder.path()).unwrap();
-    let device = Emulator::new("size=16M".parse().unwrap()).unwrap();
-    let transport = EmulatedTransport::running(Arc::clone(&device)).unwrap();
-    let real = Controller::with_transport(Arc::new(transport), Options::default()).unwrap();
-    let group = OpenedGroup::of(&policy, vec![real]).unwrap();
     let options = ServeOptions {
         unmap_patience: Duration::from_secs(60),
         ..ServeOptions::default()
     };
-    let serving = Serving::with_group(&policy, group, &options).unwrap();
+    serve_with(
+        &(client("a", 0, "2GiB") + &client("b", 4096, "16MiB")),
+        &options,
+    )
+}
+
+/// One client, an operator.
+fn serve_operator(end_patience: Duration) -> Service {
+    let uid = nix::unistd::geteuid().as_raw();
+    let options = ServeOptions {
+        end_patience,
+        ..ServeOptions::default()
+    };
+    let client = format!(
+        "[[client]]\nname = \"a\"\nuid = [{uid}]\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1 }}]\nallow = [\"read\", \"firmware\", \"format\"]\n"
+    );
+    serve_with(&client, &options)
+}
+
+fn serve_with(clients: &str, options: &ServeOptions) -> Service {
+    let folder = tempfile::tempdir().unwrap();
+    let text = format!(
+        "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{clients}"
+    );
+    let policy = PolicyFile::parse(&text, folder.path()).unwrap();
+    let device = Emulator::new("size=16M".parse().unwrap()).unwrap();
+    let transport = EmulatedTransport::running(Arc::clone(&device)).unwrap();
+    let patient = Options {
+        admin_timeout: Duration::from_secs(600),
+        ..Options::default()
+    };
+    let real = Controller::with_transport(Arc::new(transport), patient).unwrap();
+    let group = OpenedGroup::of(&policy, vec![real]).unwrap();
+    let serving = Serving::with_group(&policy, group, options).unwrap();
     Service {
         folder,
         device,
@@ -98,7 +123,7 @@ fn memory(bytes: u64) -> OwnedFd {
 }
 
 fn until(mut done: impl FnMut() -> bool) {
-    let end = Instant::now() + Duration::from_secs(20);
+    let end = Instant::now() + Duration::from_secs(60);
     while !done() {
         assert!(Instant::now() < end, "it never came");
         thread::sleep(Duration::from_millis(1));
@@ -252,6 +277,72 @@ fn root_neither_opens_nor_serves_what_a_policy_of_somebody_else_says() {
     let group = OpenedGroup::of(&policy, vec![real()]).unwrap();
     let serving = Serving::with_group(&policy, group, &options).unwrap();
     serving.finish().unwrap();
+}
+
+/// Sends a command that does not end well, and does what comes after that.
+fn send(client: Controller, command: Command, then: fn(&Controller)) -> thread::JoinHandle<()> {
+    thread::spawn(move || {
+        let data = match AdminOpcode(command.opcode) {
+            AdminOpcode::FIRMWARE_DOWNLOAD => AdminData::ToController(&[0; 4]),
+            _ => AdminData::None,
+        };
+        // SAFETY: it carries no address but that of its data, which the driver fills in.
+        unsafe { client.admin_raw(command, data) }.unwrap_err();
+        then(&client);
+    })
+}
+
+/// What comes of the end of a service, if it ends at all.
+fn finish(serving: Serving) -> Result<Summary, ServeError> {
+    let (tell, told) = mpsc::channel();
+    thread::spawn(move || tell.send(serving.finish()));
+    told.recv_timeout(Duration::from_secs(60)).unwrap()
+}
+
+#[test]
+fn the_service_ends_when_the_thread_for_operators_commands_is_no_more() {
+    let mut service = serve_operator(Duration::from_secs(3600));
+    let download = Command {
+        opcode: AdminOpcode::FIRMWARE_DOWNLOAD.0,
+        cdw11: MARKED_FIRMWARE,
+        ..Command::ZERO
+    };
+    let client = send(open(&service.socket("a")), download, |_| {});
+    assert_eq!(ending(&mut service.serving), Ending::ThreadLost);
+    finish(service.serving).unwrap();
+    client.join().unwrap();
+    let audit = std::fs::read_to_string(service.folder.path().join("audit.jsonl")).unwrap();
+    let unknown =
+        |line: &&str| line.contains(r#""ring":"operators""#) && line.contains(r#""status":null"#);
+    assert_eq!(audit.lines().filter(unknown).count(), 1, "{audit}");
+}
+
+#[test]
+fn the_end_of_a_service_whose_thread_is_no_more_waits_for_no_operators_command() {
+    let mut service = serve_operator(Duration::from_millis(100));
+    let formats = Matcher::admin().opcode(AdminOpcode::FORMAT_NVM.0);
+    let hang = CommandFault::Hang(OnAbort::NotAborted);
+    service.device.inject(Fault::on(formats, hang));
+    let format = Command {
+        opcode: AdminOpcode::FORMAT_NVM.0,
+        nsid: 1,
+        ..Command::ZERO
+    };
+    let client = send(open(&service.socket("a")), format, |client| {
+        // The thread that polls answers its commands, or should.
+        let _ = client.recover();
+    });
+    until(|| service.device.statistics().held_commands == 1);
+    let station = &service.serving.stations[0];
+    let panics = Arc::new(|| panic!("as it was told to"));
+    station.emulator.connect_interrupt(0, Some(panics));
+    station.emulator.reset();
+    assert_eq!(ending(&mut service.serving), Ending::ThreadLost);
+    let ended = finish(service.serving);
+    let carried_out = matches!(ended, Err(ServeError::StillCarriedOut { .. }));
+    assert!(carried_out, "{ended:?}");
+    assert_eq!(service.device.release(), 1);
+    client.join().unwrap();
 }
 
 #[test]
