@@ -474,10 +474,10 @@ fn an_interrupted_bench_reports_what_it_has() {
         .spawn()
         .unwrap();
     let pid = i32::try_from(child.id()).unwrap();
-    let end = std::time::Instant::now() + std::time::Duration::from_secs(60);
+    let end = std::time::Instant::now() + std::time::Duration::from_secs(120);
     let mut since = None;
-    // It listens before it measures, and has measured for most of half a second of a processor.
-    while ticks_since_it_listens(pid).is_none_or(|now| now < *since.get_or_insert(now) + 50) {
+    // It listens before it measures, and has measured for most of these. It takes no more where others want the processor: it yields.
+    while ticks_since_it_listens(pid).is_none_or(|now| now < *since.get_or_insert(now) + 5) {
         assert!(std::time::Instant::now() < end, "it does not begin");
         std::thread::sleep(std::time::Duration::from_millis(20));
     }
