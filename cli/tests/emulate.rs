@@ -1,13 +1,15 @@
 //! `emulate`, run as a user runs it: a server in one process, clients in others.
 
-use std::io::{BufRead as _, BufReader, Read as _};
 use std::path::PathBuf;
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 use serde_json::Value;
+
+mod started;
+
+use started::Started;
 
 fn nvme_vfio(arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_nvme-vfio"));
@@ -18,9 +20,7 @@ fn nvme_vfio(arguments: &[&str]) -> Command {
 /// A server, with a folder of its own.
 struct Server {
     folder: tempfile::TempDir,
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    ready: Value,
+    started: Started,
 }
 
 impl Server {
@@ -29,26 +29,10 @@ impl Server {
     }
 
     fn start_in(folder: tempfile::TempDir, arguments: &[&str]) -> Server {
-        let socket = folder.path().join("nvme.sock");
-        let mut child = nvme_vfio(&["emulate", "-o", "json", "--socket"])
-            .arg(&socket)
-            .args(arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
-            let _ = child.kill();
-            panic!("not ready: {line}")
-        });
-        Server {
-            folder,
-            child,
-            stdout,
-            ready,
-        }
+        let mut command = nvme_vfio(&["emulate", "-o", "json", "--socket"]);
+        command.arg(folder.path().join("nvme.sock")).args(arguments);
+        let started = Started::new(&mut command);
+        Server { folder, started }
     }
 
     fn socket(&self) -> PathBuf {
@@ -79,34 +63,17 @@ impl Server {
 
     /// Ends it by a signal; its summary.
     fn end(mut self, signal: Signal) -> Value {
-        kill(Pid::from_raw(self.child.id() as i32), signal).unwrap();
-        let end = Instant::now() + Duration::from_secs(60);
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < end, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(status.code(), Some(0));
+        let summary = self.started.end(&[signal]);
         assert!(!self.socket().exists(), "the socket is removed");
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        serde_json::from_str(&rest).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        summary
     }
 }
 
 #[test]
 fn what_signals_interrupts_is_there_before_anybody_connects() {
     let server = Server::start(&[]);
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    let maps =
+        std::fs::read_to_string(format!("/proc/{}/maps", server.started.child.id())).unwrap();
     // The ring of its asynchronous I/O.
     assert!(maps.contains("[aio]"), "{maps}");
 }
@@ -114,9 +81,9 @@ fn what_signals_interrupts_is_there_before_anybody_connects() {
 #[test]
 fn clients_come_and_go_and_the_data_stays() {
     let server = Server::start(&["--size", "64M", "lba=4096,model=one of ours"]);
-    assert_eq!(server.ready["event"], "ready");
+    assert_eq!(server.started.ready["event"], "ready");
     assert_eq!(
-        server.ready["socket"],
+        server.started.ready["socket"],
         server.socket().display().to_string()
     );
     let controller = server.json("id-ctrl", &["-o", "json"]);
@@ -203,7 +170,7 @@ fn a_limit_of_file_sizes_is_an_error_of_the_command() {
     // SAFETY: reads a structure that lives through the call, and writes nothing.
     let set = unsafe {
         prlimit(
-            server.child.id() as i32,
+            server.started.child.id() as i32,
             RLIMIT_FSIZE,
             &raw const limit,
             std::ptr::null_mut(),

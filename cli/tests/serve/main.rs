@@ -1,19 +1,22 @@
 //! `serve`, run as a user runs it: the server in one process, each client in another.
 
 use std::fmt::Write as _;
-use std::io::{BufRead as _, BufReader, Read as _};
+use std::io::{BufRead as _, BufReader};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::process::{Child, ChildStdout, Command, Output, Stdio};
+use std::process::{Child, Command, Output, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::{Pid, geteuid};
+use nix::sys::signal::Signal;
+use nix::unistd::geteuid;
 use serde_json::Value;
 
 mod refusals;
+#[path = "../started/mod.rs"]
+mod started;
 
 use refusals::refused;
+use started::Started;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -77,9 +80,7 @@ fn serve(folder: &Path, arguments: &[&str]) -> Command {
 /// A server, with a folder of its own.
 struct Server {
     folder: tempfile::TempDir,
-    child: Child,
-    stdout: BufReader<ChildStdout>,
-    ready: Value,
+    started: Started,
 }
 
 impl Server {
@@ -88,23 +89,8 @@ impl Server {
     }
 
     fn start_in(folder: tempfile::TempDir, arguments: &[&str]) -> Server {
-        let mut child = serve(folder.path(), arguments)
-            .stdout(Stdio::piped())
-            .spawn()
-            .unwrap();
-        let mut stdout = BufReader::new(child.stdout.take().unwrap());
-        let mut line = String::new();
-        stdout.read_line(&mut line).unwrap();
-        let ready: Value = serde_json::from_str(&line).unwrap_or_else(|_| {
-            let _ = child.kill();
-            panic!("not ready: {line}")
-        });
-        Server {
-            folder,
-            child,
-            stdout,
-            ready,
-        }
+        let started = Started::new(&mut serve(folder.path(), arguments));
+        Server { folder, started }
     }
 
     fn socket(&self, name: &str) -> PathBuf {
@@ -198,7 +184,8 @@ impl Server {
 
     /// Clock ticks that the server has used.
     fn ticks(&self) -> u64 {
-        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.child.id())).unwrap();
+        let stat =
+            std::fs::read_to_string(format!("/proc/{}/stat", self.started.child.id())).unwrap();
         let (_, fields) = stat.rsplit_once(')').unwrap();
         let fields: Vec<_> = fields.split_whitespace().collect();
         fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap()
@@ -210,31 +197,11 @@ impl Server {
     }
 
     fn end_by(mut self, signals: &[Signal]) -> Value {
-        for signal in signals {
-            kill(Pid::from_raw(self.child.id() as i32), *signal).unwrap();
-        }
-        let end = Instant::now() + PATIENCE;
-        let status = loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                break status;
-            }
-            assert!(Instant::now() < end, "it does not end");
-            std::thread::sleep(Duration::from_millis(5));
-        };
-        assert_eq!(status.code(), Some(0));
+        let summary = self.started.end(signals);
         // Of root's server nobody is left who may remove them.
         let removed = !self.socket("vm-a").exists();
         assert!(removed || geteuid().is_root(), "the sockets are removed");
-        let mut rest = String::new();
-        self.stdout.read_to_string(&mut rest).unwrap();
-        serde_json::from_str(&rest).unwrap()
-    }
-}
-
-impl Drop for Server {
-    fn drop(&mut self) {
-        let _ = self.child.kill();
-        let _ = self.child.wait();
+        summary
     }
 }
 
@@ -261,7 +228,8 @@ fn what_signals_interrupts_is_there_before_anybody_connects() {
         return;
     }
     let server = Server::start(&two_clients("emulated:size=64M"), &[]);
-    let maps = std::fs::read_to_string(format!("/proc/{}/maps", server.child.id())).unwrap();
+    let maps =
+        std::fs::read_to_string(format!("/proc/{}/maps", server.started.child.id())).unwrap();
     // The ring of its asynchronous I/O.
     assert!(maps.contains("[aio]"), "{maps}");
 }
@@ -269,11 +237,11 @@ fn what_signals_interrupts_is_there_before_anybody_connects() {
 #[test]
 fn two_clients_see_each_its_own_controller_and_its_own_blocks() {
     let server = Server::start(&two_clients("emulated:size=64M"), &[]);
-    assert_eq!(server.ready["event"], "ready");
-    assert_eq!(server.ready["clients"][0]["name"], "vm-a");
-    assert_eq!(server.ready["clients"][1]["isolation"], "bounce");
+    assert_eq!(server.started.ready["event"], "ready");
+    assert_eq!(server.started.ready["clients"][0]["name"], "vm-a");
+    assert_eq!(server.started.ready["clients"][1]["isolation"], "bounce");
     assert_eq!(
-        server.ready["clients"][1]["socket"],
+        server.started.ready["clients"][1]["socket"],
         server.socket("vm-b").display().to_string()
     );
     let directory = server.folder.path().join("sockets");
@@ -422,7 +390,8 @@ fn the_server_keeps_no_privileges_and_its_successor_takes_its_sockets() {
     let mut server = Server::start(&two_clients("emulated:size=64M"), &[]);
     let data = content(8, 1 << 16);
     server.write("vm-a", &data);
-    let status = std::fs::read_to_string(format!("/proc/{}/status", server.child.id())).unwrap();
+    let status =
+        std::fs::read_to_string(format!("/proc/{}/status", server.started.child.id())).unwrap();
     let field = |name: &str| {
         let line = status
             .lines()

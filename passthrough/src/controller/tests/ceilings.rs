@@ -11,11 +11,11 @@ use super::super::bucket::RANGE_COST;
 use super::faults::device;
 use super::rig::{Plan, Rig, slice};
 
-/// Reads of a block that a client ends in half a second of a clock that the test sets, with these ceilings.
-fn reads_in_half_a_second(operations: Option<u64>, bandwidth: Option<u64>, blocks: usize) -> u64 {
+/// A client of the first blocks of a namespace, with these ceilings in a second.
+fn under(blocks: u64, operations: Option<u64>, bandwidth: Option<u64>) -> Rig {
     let (device, server) = device();
     let plan = Plan {
-        slices: vec![vec![slice(1, 0, 1000)]],
+        slices: vec![vec![slice(1, 0, blocks)]],
         ceilings: Ceilings {
             outstanding: 16,
             operations,
@@ -23,7 +23,12 @@ fn reads_in_half_a_second(operations: Option<u64>, bandwidth: Option<u64>, block
         },
         ..Plan::default()
     };
-    let rig = Rig::on(plan, device, server);
+    Rig::on(plan, device, server)
+}
+
+/// Reads of a block that a client ends in half a second of a clock that the test sets, with these ceilings.
+fn reads_in_half_a_second(operations: Option<u64>, bandwidth: Option<u64>, blocks: usize) -> u64 {
+    let rig = under(1000, operations, bandwidth);
     let namespace = rig.client.only_namespace().unwrap();
     let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
     let mut buffers: Vec<Buffer> = (0..16)
@@ -70,17 +75,7 @@ fn ceilings_are_kept_over_time_and_reached() {
 
 /// Commands like this one that a client has refused in half a second of a clock that the test sets, under this ceiling.
 fn refusals_in_half_a_second(operations: Option<u64>, command: Command, status: Status) -> u64 {
-    let (device, server) = device();
-    let plan = Plan {
-        slices: vec![vec![slice(1, 0, 1000)]],
-        ceilings: Ceilings {
-            outstanding: 16,
-            operations,
-            bandwidth: None,
-        },
-        ..Plan::default()
-    };
-    let rig = Rig::on(plan, device, server);
+    let rig = under(1000, operations, None);
     let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
     let before = rig.device.statistics().commands;
     let start = Instant::now() + Duration::from_secs(1);
@@ -139,17 +134,7 @@ fn refused_commands_are_no_way_around_the_ceiling_of_operations() {
 
 /// Bytes that a command costs of a ceiling of a MiB in a second, by the time, in steps of a millisecond, after which the next command is fetched.
 fn cost(command: Command, list: &[u64]) -> u64 {
-    let (device, server) = device();
-    let plan = Plan {
-        slices: vec![vec![slice(1, 0, 16_000)]],
-        ceilings: Ceilings {
-            outstanding: 16,
-            operations: None,
-            bandwidth: Some(1 << 20),
-        },
-        ..Plan::default()
-    };
-    let rig = Rig::on(plan, device, server);
+    let rig = under(16_000, None, Some(1 << 20));
     let mut queue = rig.client.io_queue(QueueOptions::with_depth(16)).unwrap();
     let mut data = rig.client.allocate(4096).unwrap();
     for (place, word) in data.chunks_exact_mut(8).zip(list) {
