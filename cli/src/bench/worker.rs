@@ -122,15 +122,13 @@ fn run_with<S: Stamps, H: Hook>(
     let random = Random::new(job.places, job.seed);
     match job.rw {
         Rw::Read => Worker::<S, _, false>::new(job, sequential, depth, clock, control)
-            .run(queue, buffers, hook),
+            .run(queue, job.limit, buffers, hook),
         Rw::Write => Worker::<S, _, true>::new(job, sequential, depth, clock, control)
-            .run(queue, buffers, hook),
-        Rw::RandRead => {
-            Worker::<S, _, false>::new(job, random, depth, clock, control).run(queue, buffers, hook)
-        }
-        Rw::RandWrite => {
-            Worker::<S, _, true>::new(job, random, depth, clock, control).run(queue, buffers, hook)
-        }
+            .run(queue, job.limit, buffers, hook),
+        Rw::RandRead => Worker::<S, _, false>::new(job, random, depth, clock, control)
+            .run(queue, job.limit, buffers, hook),
+        Rw::RandWrite => Worker::<S, _, true>::new(job, random, depth, clock, control)
+            .run(queue, job.limit, buffers, hook),
     }
 }
 
@@ -170,16 +168,11 @@ impl<'a, S: Stamps, P: Pattern, const WRITE: bool> Worker<'a, S, P, WRITE> {
         (clock, stamps): (&Clock, S),
         control: &'a Control,
     ) -> Self {
-        let now = stamps.stamp();
-        let (remaining, end) = match job.limit {
-            Limit::Ios(ios) => (ios, u64::MAX),
-            Limit::Time(time) => (u64::MAX, now.saturating_add(clock.ticks(time))),
-        };
         Self {
             clock: *clock,
             stamps,
-            due: now.saturating_add(clock.ticks(CHORES)).min(end),
-            remaining,
+            due: u64::MAX,
+            remaining: u64::MAX,
             first_lba: job.first_lba,
             blocks_per_io: job.blocks_per_io,
             pattern,
@@ -189,7 +182,7 @@ impl<'a, S: Stamps, P: Pattern, const WRITE: bool> Worker<'a, S, P, WRITE> {
             batch: 0,
             batches: Batches::default(),
             parked: Vec::with_capacity(depth),
-            end,
+            end: u64::MAX,
             number: job.number,
             depth,
             control,
@@ -200,11 +193,14 @@ impl<'a, S: Stamps, P: Pattern, const WRITE: bool> Worker<'a, S, P, WRITE> {
     fn run<H: Hook>(
         mut self,
         queue: &mut IoQueue,
+        limit: Limit,
         buffers: Vec<Buffer>,
         hook: &mut H,
     ) -> Result<JobResult, Error> {
         let cpu = CpuUse::of_this_thread();
         let begun = Instant::now();
+        // The time that is granted begins after the one that is reported, which is thus no shorter.
+        self.start(limit);
         for buffer in buffers {
             let now = self.stamps.stamp();
             self.submit_first(queue, buffer, now);
@@ -232,6 +228,16 @@ impl<'a, S: Stamps, P: Pattern, const WRITE: bool> Worker<'a, S, P, WRITE> {
             cpu,
             samples: Samples::default(),
         })
+    }
+
+    /// From now on the limit counts.
+    fn start(&mut self, limit: Limit) {
+        let now = self.stamps.stamp();
+        match limit {
+            Limit::Ios(ios) => self.remaining = ios,
+            Limit::Time(time) => self.end = now.saturating_add(self.clock.ticks(time)),
+        }
+        self.due = now.saturating_add(self.clock.ticks(CHORES)).min(self.end);
     }
 
     /// Runs until everything that was submitted has been reported.
