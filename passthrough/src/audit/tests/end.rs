@@ -24,7 +24,7 @@ fn a_thread_that_has_failed_is_seen() {
     auditor.server().record(Event::ServerStopping {
         cause: "a test".into(),
     });
-    let until = Instant::now() + std::time::Duration::from_secs(20);
+    let until = Instant::now() + PATIENCE;
     while auditor.is_running() {
         assert!(Instant::now() < until, "it is still there");
         std::thread::sleep(std::time::Duration::from_millis(5));
@@ -64,7 +64,7 @@ fn a_connection_begins_before_its_commands_and_ends_after_them() {
             cause: "it went".into(),
         });
         // The next comes when this one is gone.
-        let end = Instant::now() + std::time::Duration::from_secs(20);
+        let end = Instant::now() + PATIENCE;
         while paper.text().matches("\"disconnected\"").count() < pid as usize {
             assert!(Instant::now() < end);
             std::thread::sleep(std::time::Duration::from_millis(5));

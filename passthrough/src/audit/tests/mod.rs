@@ -4,8 +4,9 @@ mod full;
 mod lines;
 
 use std::io::{self, Write};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
@@ -23,11 +24,16 @@ pub(super) const WHO: Identity = Identity {
     start_time: 987_654,
 };
 
+/// Nothing takes as long, whatever else the machine does.
+pub(super) const PATIENCE: Duration = Duration::from_secs(60);
+
 /// A file in memory that can be held shut.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct Paper {
     bytes: Arc<Mutex<Vec<u8>>>,
     shut: Arc<Mutex<bool>>,
+    /// How often it has taken nothing.
+    refused: Arc<AtomicU64>,
     /// Takes at most so many bytes at once, if not 0.
     mouthful: usize,
 }
@@ -35,6 +41,17 @@ pub(crate) struct Paper {
 impl Paper {
     pub(crate) fn shut(&self, shut: bool) {
         *self.shut.lock().unwrap() = shut;
+    }
+
+    /// Waits, while it is shut, until whoever writes has looked once more at what there is to write, from beginning to end.
+    pub(crate) fn until_looked(&self) {
+        let refused = || self.refused.load(Ordering::Relaxed);
+        let (before, until) = (refused(), Instant::now() + PATIENCE);
+        // The first may have begun before this.
+        while refused() < before + 2 {
+            assert!(Instant::now() < until, "nobody tries to write");
+            std::thread::sleep(Duration::from_millis(5));
+        }
     }
 
     pub(super) fn text(&self) -> String {
@@ -62,6 +79,7 @@ impl Paper {
 impl Write for Paper {
     fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
         if *self.shut.lock().unwrap() {
+            self.refused.fetch_add(1, Ordering::Relaxed);
             return Err(io::ErrorKind::StorageFull.into());
         }
         let taken = match self.mouthful {
@@ -133,6 +151,24 @@ pub(super) fn client(auditor: &Auditor, id: u16, name: &str) -> ClientAudit {
     let mut audit = auditor.client(ClientId(id), name, 256);
     audit.identify(WHO);
     audit
+}
+
+/// Has one record sent after the other until one is in the file: that the file takes lines again does not mean that the ring has room. `send` says which number it has sent. That of the
+/// one that is in the file, after which none was sent.
+pub(super) fn until_written(mut send: impl FnMut() -> u64, lines: impl Fn() -> Vec<Value>) -> u64 {
+    let until = Instant::now() + PATIENCE;
+    loop {
+        let number = send();
+        // Longer than whoever writes rests.
+        for _ in 0..100 {
+            let is_it = |line: &Value| line["ring"] == "commands" && line["number"] == number;
+            if lines().iter().any(is_it) {
+                return number;
+            }
+            std::thread::sleep(Duration::from_millis(5));
+        }
+        assert!(Instant::now() < until, "nothing more is written");
+    }
 }
 
 pub(super) fn read_once(audit: &mut ClientAudit) -> Option<Started> {
