@@ -90,6 +90,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(crate::seeded::seeded(256))]
+
         #[test]
         fn what_is_shown_is_read_back(number: u64) {
             for suffix in ["B", "/s"] {

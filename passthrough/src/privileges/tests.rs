@@ -124,10 +124,13 @@ fn state() {
         let some = [7, 8].map(nix::unistd::Gid::from_raw);
         setgroups(&some).unwrap();
     }
-    let (stop, stopped) = std::sync::mpsc::channel::<()>();
-    let before = thread::spawn(move || stopped.recv());
+    let waiting = || {
+        let (stop, stopped) = std::sync::mpsc::channel::<()>();
+        (stop, thread::spawn(move || stopped.recv()))
+    };
+    let (stop_before, before) = waiting();
     let given_up = give_up(&keep(false)).unwrap();
-    let after = thread::spawn(|| thread::sleep(Duration::from_millis(200)));
+    let (stop_after, after) = waiting();
     if root {
         assert_eq!((given_up.uid, given_up.gid), (NOBODY, NOBODY));
     }
@@ -157,9 +160,10 @@ fn state() {
     let core = getrlimit(Resource::RLIMIT_CORE).unwrap();
     assert_eq!(core, (0, 0));
     assert!(getrlimit(Resource::RLIMIT_MEMLOCK).unwrap().0 >= 1 << 16);
-    drop(stop);
-    let _ = before.join().unwrap();
-    after.join().unwrap();
+    drop((stop_before, stop_after));
+    for thread in [before, after] {
+        let _ = thread.join().unwrap();
+    }
 }
 
 /// The system's answer to a call that must fail.

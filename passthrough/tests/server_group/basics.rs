@@ -1,7 +1,7 @@
 //! Two clients, each with its own blocks.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::Instant;
 
 use nvme_vfio::{CommandError, Error, QueueOptions};
 use nvme_vfio_passthrough::policy::GroupPolicy;
@@ -14,8 +14,10 @@ use crate::place::{Place, check, fill};
 #[test]
 fn two_clients_have_each_its_own_blocks_and_nothing_else() {
     let place = Place::two_halves();
+    let began = Instant::now();
     let serving = place.serve();
     let (a, b) = (place.open("vm-a"), place.open("vm-b"));
+    let opened = Instant::now();
     assert_eq!(a.namespaces().unwrap(), [1]);
     assert_eq!(b.namespaces().unwrap(), [7]);
     assert_eq!(a.namespace(1).unwrap().blocks(), 2000);
@@ -29,11 +31,12 @@ fn two_clients_have_each_its_own_blocks_and_nothing_else() {
     check(&a, 1);
     check(&b, 100);
     drop((a, b));
+    let closed = Instant::now();
     let summary = serving.finish().unwrap();
     assert!(summary.commands > 1000, "{summary:?}");
     assert_eq!(summary.commands, summary.completions);
     assert!(!place.socket("vm-a").exists());
-    assert!(summary.time < Duration::from_secs(60));
+    assert!((closed - opened..=began.elapsed()).contains(&summary.time));
 }
 
 #[test]

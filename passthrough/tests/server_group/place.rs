@@ -114,7 +114,7 @@ impl Place {
 impl Service {
     /// Serves a device that this test can make fail, with little patience.
     pub(crate) fn start(clients: &str) -> Service {
-        Service::start_with(clients, PATIENCE, Duration::from_secs(2))
+        Service::start_with(clients, PATIENCE, PATIENCE)
     }
 
     /// As [`start`](Self::start), with so much patience at the end, and with admin commands.
@@ -126,8 +126,8 @@ impl Service {
         sigbus::install().unwrap();
         let place = Place::new("emulated:size=64M", clients);
         let options = ServeOptions {
-            // What hangs is waited for as long; what does not takes less, whatever else the machine does.
-            io_timeout: Duration::from_secs(1),
+            // What hangs is waited for as long; what does not takes less, also where the machine stands still for a second or two.
+            io_timeout: Duration::from_secs(5),
             admin_timeout,
             unmap_patience: Duration::from_millis(100),
             end_patience,

@@ -9,7 +9,7 @@ use nix::sys::memfd::{MFdFlags, memfd_create};
 use nvme_vfio_user::message::DmaAccess;
 use nvme_vfio_user::{Client, ClientOptions};
 
-use crate::place::until;
+use crate::place::{PATIENCE, until};
 
 const RINGS: u64 = 0x4000_0000_0000;
 /// Where the data is that [`Host::lend`] lends.
@@ -42,7 +42,7 @@ pub(crate) fn memory() -> File {
 impl Host {
     /// Connects, enables the controller and makes an I/O queue pair.
     pub(crate) fn new(path: &Path, nsid: u32) -> Host {
-        let client = Client::connect(path, &ClientOptions::default()).unwrap();
+        let client = Client::connect(path, &ClientOptions { timeout: PATIENCE }).unwrap();
         let rings = memory();
         client
             .dma_map(RINGS, LENGTH, DmaAccess::all(), Some((rings.as_fd(), 0)))

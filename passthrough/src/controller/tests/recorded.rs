@@ -13,7 +13,7 @@ use super::rig::{Plan, Rig};
 use crate::audit::{self, AuditOptions, Auditor};
 use crate::client::ClientId;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn ask(rig: &Rig, queue: &mut IoQueue, command: Command) -> Status {
     // SAFETY: what data there is lies in the test's buffer, which it does not touch meanwhile.

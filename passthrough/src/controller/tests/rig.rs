@@ -16,6 +16,7 @@ use nvme_vfio_emulator::{Config, Emulator, SoftwareIommu};
 use nvme_vfio_queues::ring::Doorbell;
 
 use super::super::*;
+use super::faults::PATIENCE;
 use crate::audit::ClientAudit;
 use crate::client::{Client, ClientId, Identity};
 use crate::command::{ClassSet, DecodedCommand};
@@ -170,8 +171,6 @@ pub(super) struct Plan {
     pub(super) ceilings: Ceilings,
     pub(super) mdts: u8,
     pub(super) timeout: Duration,
-    /// How long the client waits for its controller.
-    pub(super) patience: Duration,
     pub(super) mender: Option<Mender>,
     pub(super) operator: bool,
     /// Controllers after the first, of the same domain.
@@ -198,7 +197,6 @@ impl Default for Plan {
             },
             mdts: 5,
             timeout: Duration::from_secs(30),
-            patience: Duration::from_secs(20),
             mender: None,
             operator: false,
             others: Vec::new(),
@@ -346,9 +344,9 @@ impl Rig {
             }),
             Options {
                 hugepages: false,
-                ready_timeout: Some(plan.patience),
-                shutdown_timeout: plan.patience,
-                admin_timeout: plan.patience,
+                ready_timeout: Some(PATIENCE),
+                shutdown_timeout: PATIENCE,
+                admin_timeout: PATIENCE,
                 ..Options::default()
             },
         )

@@ -16,7 +16,7 @@ struct Bench {
 
 const CLIENT: ClientId = ClientId(3);
 /// No step takes as long, whatever else the machine does.
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl Bench {
     fn new() -> Bench {
@@ -323,7 +323,8 @@ fn what_is_gone_is_told_once() {
 /// A controller that does not answer is reset, which all clients notice.
 #[test]
 fn a_controller_that_does_not_tell_its_health_costs_one_reset_however_many_ask_however_often() {
-    let timeout = Duration::from_secs(1);
+    // What does not hang takes less, also where the machine stands still for a second or two.
+    let timeout = Duration::from_secs(5);
     let bench = Bench::with(Duration::from_millis(50), timeout, WATCH_HEALTH);
     let healths: [_; 4] = bench.healths();
     bench.logs(CommandFault::Hang(OnAbort::NotAborted));
@@ -334,11 +335,13 @@ fn a_controller_that_does_not_tell_its_health_costs_one_reset_however_many_ask_h
     };
     ask();
     bench.until(|told| told.contains(&MenderEvent::Reset { controller: 0 }));
-    let until = Instant::now() + 4 * timeout;
+    // Were it asked once more there would be a second command that hangs, and later a second reset.
+    let until = Instant::now() + 4 * LOOK_AT_CONTROLLERS;
     while Instant::now() < until {
         ask();
         thread::sleep(Duration::from_millis(10));
     }
+    assert_eq!(bench.emulator.statistics().faulted_commands, 1);
     assert_eq!(bench.controller.events().resets, 1);
 }
 
