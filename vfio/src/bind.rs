@@ -7,17 +7,19 @@ use std::fs::{self, OpenOptions};
 use std::io::{self, Write};
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use crate::holders::Holder;
 use crate::processes::{Process, phrase};
 use crate::sysfs::{SysfsError, VFIO_PCI, is_vfio_driver, read_text};
 use crate::{GroupReport, PciAddress, PciFunction, Sysfs};
 
-/// How long a driver that probes in the background and a node are waited for.
-const PATIENCE: Duration = Duration::from_secs(10);
-/// How long a driver is waited for that has probed when the write that asks for it returns.
-const PROBING: Duration = Duration::from_secs(1);
+/// How long it is from one look for what is waited for to the next.
+const INTERVAL: Duration = Duration::from_millis(10);
+/// How many looks a driver that probes in the background and a node are waited for: ten seconds, and longer on a machine that stands still meanwhile.
+const PATIENCE: u32 = 1000;
+/// How many a driver is waited for that has probed when the write that asks for it returns: a second.
+const PROBING: u32 = 100;
 
 /// How to bind.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -323,17 +325,18 @@ pub fn unbind(sysfs: &Sysfs, address: PciAddress) -> Result<String, BindError> {
 fn await_driver(
     sysfs: &Sysfs,
     address: PciAddress,
-    patience: Duration,
+    patience: u32,
     wanted: impl Fn(&PciFunction) -> bool,
 ) -> Result<Result<String, Option<String>>, BindError> {
-    let deadline = Instant::now() + patience;
+    let mut left = patience;
     loop {
         let function = sysfs.function(address)?;
         match function.driver.clone() {
             Some(driver) if wanted(&function) => return Ok(Ok(driver)),
-            driver if Instant::now() >= deadline => return Ok(Err(driver)),
-            _ => std::thread::sleep(Duration::from_millis(10)),
+            driver if left == 0 => return Ok(Err(driver)),
+            _ => std::thread::sleep(INTERVAL),
         }
+        left -= 1;
     }
 }
 
@@ -477,12 +480,13 @@ impl Step {
 }
 
 fn await_node(path: &Path) -> io::Result<()> {
-    let deadline = Instant::now() + PATIENCE;
+    let mut left = PATIENCE;
     while !path.exists() {
-        if Instant::now() >= deadline {
+        if left == 0 {
             return Err(io::ErrorKind::TimedOut.into());
         }
-        std::thread::sleep(Duration::from_millis(10));
+        left -= 1;
+        std::thread::sleep(INTERVAL);
     }
     Ok(())
 }

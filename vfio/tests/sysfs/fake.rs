@@ -222,12 +222,14 @@ fn take(path: &Path) -> Option<String> {
 
 fn serve(root: &Path, refuses: Option<&str>) {
     let bus = root.join("sys/bus/pci");
+    // Looked for first, though carried out last: whoever asks for it has asked for the rest before, which is there to be seen then.
+    let probed = take(&bus.join("drivers_probe"));
     for driver in ["nvme", "vfio-pci"] {
         if let Some(address) = take(&bus.join("drivers").join(driver).join("unbind")) {
             fs::remove_file(bus.join("devices").join(address).join("driver")).unwrap();
         }
     }
-    let Some(address) = take(&bus.join("drivers_probe")) else {
+    let Some(address) = probed else {
         return;
     };
     let function = bus.join("devices").join(&address);
