@@ -167,6 +167,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::config())]
+
         #[test]
         fn what_is_printed_parses_back(domain: u32, bus: u8, devfn: u8) {
             let address = PciAddress::from_devfn(domain, bus, devfn);

@@ -111,6 +111,8 @@ pub(crate) mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::config())]
+
         #[test]
         fn hostile_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..256), first in 0u32..300) {
             prop_assert!(capabilities(&bytes, first).count() <= bytes.len() / HEADER);

@@ -225,6 +225,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::config())]
+
         #[test]
         fn hostile_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 256)) {
             let mut config: [u8; 256] = bytes.try_into().unwrap();

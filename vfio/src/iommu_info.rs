@@ -147,6 +147,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::config())]
+
         #[test]
         fn hostile_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..512)) {
             if let Some(limits) = parse(&bytes) {

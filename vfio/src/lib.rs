@@ -62,6 +62,8 @@ mod memlock;
 mod processes;
 mod region;
 mod reset;
+#[cfg(test)]
+mod seeded;
 mod sysfs;
 mod viability;
 

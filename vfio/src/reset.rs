@@ -100,6 +100,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(crate::seeded::config())]
+
         #[test]
         fn hostile_bytes_are_answered(bytes in proptest::collection::vec(any::<u8>(), 0..128)) {
             prop_assert!(parse_dependents(&bytes).len() <= bytes.len() / 8);
