@@ -1,7 +1,7 @@
 //! An emulated controller, in this process or behind a vfio-user socket, with its emulator at hand in both cases.
 
+use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -11,6 +11,7 @@ use nvme_vfio_emulator::{
     Config, Emulator, EmulatorThread, Patience, ServedController, served_domain,
 };
 use nvme_vfio_user::{ClientOptions, Server, ServerOptions, Stop};
+use tempfile::TempDir;
 
 /// Makes two tests of each function: one on a controller in this process, one on a served controller.
 macro_rules! ways {
@@ -51,17 +52,19 @@ pub(crate) enum Way {
 struct Served {
     stop: Arc<Stop>,
     server: Option<JoinHandle<()>>,
-    path: std::path::PathBuf,
+    folder: TempDir,
     _thread: EmulatorThread,
+}
+
+/// Where a server listens.
+fn socket(folder: &TempDir) -> PathBuf {
+    folder.path().join("socket")
 }
 
 impl Served {
     fn new(emulator: &Arc<Emulator>) -> Served {
-        static NUMBER: AtomicU32 = AtomicU32::new(0);
-        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
-        let name = format!("nvme-vfio-faults-{}-{number}", std::process::id());
-        let path = std::env::temp_dir().join(name);
-        let server = Server::bind(&path, ServerOptions::default()).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let server = Server::bind(&socket(&folder), ServerOptions::default()).unwrap();
         let stop = Arc::new(Stop::new().unwrap());
         let device = ServedController::new(Arc::clone(emulator), Patience::default()).unwrap();
         let stopped = Arc::clone(&stop);
@@ -69,7 +72,7 @@ impl Served {
         Served {
             stop,
             server: Some(server),
-            path,
+            folder,
             _thread: emulator.spawn().unwrap(),
         }
     }
@@ -100,7 +103,7 @@ impl Device {
         // The connection of an earlier driver may not have ended yet.
         let start = Instant::now();
         loop {
-            match VfioUserTransport::open(&served.path, &ClientOptions::default()) {
+            match VfioUserTransport::open(&socket(&served.folder), &ClientOptions::default()) {
                 Ok(transport) => return Arc::new(transport),
                 Err(error) => assert!(start.elapsed() < SOON, "{error}"),
             }
@@ -110,6 +113,15 @@ impl Device {
 }
 
 impl Way {
+    /// How long a test waits for an admin command that never ends. Those that do end take less, whatever else the machine does: here whoever waits steps the controller, and looks once
+    /// more when the time is over, there three other threads must have run.
+    pub(crate) fn in_vain(self) -> Duration {
+        match self {
+            Way::InProcess => Duration::from_secs(1),
+            Way::VfioUser => Duration::from_secs(5),
+        }
+    }
+
     pub(crate) fn device(self, config: &str) -> Device {
         let config: Config = config.parse().unwrap();
         let emulator = match self {

@@ -16,10 +16,10 @@ pub(crate) const IDENTIFY: u8 = 6;
 /// An hour, so that no command's time is over by the clock: tests move the time themselves.
 pub(crate) const HOUR: Duration = Duration::from_secs(3600);
 
-/// How long a test waits for what never comes. Whatever does come takes less, whatever else the machine does.
-pub(crate) const IN_VAIN: Duration = Duration::from_secs(1);
+/// How long a test waits for registers that never say what they should. Where nothing keeps them from it they say so at once, and the driver's last look is after its time.
+const IN_VAIN: Duration = Duration::from_secs(1);
 
-/// Registers answer at once here, so that such waits for them are met by faults only.
+/// Waits for registers are met by faults only here.
 pub(crate) fn options(recovery: RecoveryLimit) -> Options {
     Options {
         io_timeout: HOUR,
@@ -28,6 +28,14 @@ pub(crate) fn options(recovery: RecoveryLimit) -> Options {
         shutdown_timeout: IN_VAIN,
         recovery,
         ..Options::default()
+    }
+}
+
+/// The same, for a test in which an admin command never ends.
+pub(crate) fn impatient(way: Way, recovery: RecoveryLimit) -> Options {
+    Options {
+        admin_timeout: way.in_vain(),
+        ..options(recovery)
     }
 }
 

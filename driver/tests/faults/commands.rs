@@ -1,6 +1,6 @@
 //! Commands that end late, badly or never.
 
-use nvme_vfio::{Buffer, CommandError, Error, IoQueue, Options, RecoveryLimit, SubmitError};
+use nvme_vfio::{Buffer, CommandError, Error, IoQueue, RecoveryLimit, SubmitError};
 use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::Status;
 
@@ -146,10 +146,7 @@ fn a_large_read_with_a_part_that_hangs_is_reported_once(way: Way) {
 }
 
 fn an_admin_command_that_hangs_leads_to_a_reset(way: Way) {
-    let bench = way.with_options(Options {
-        admin_timeout: IN_VAIN,
-        ..options(RecoveryLimit::Controller)
-    });
+    let bench = way.with_options(impatient(way, RecoveryLimit::Controller));
     let mut queue = bench.queue(4);
     bench.emulator.inject(Fault::on(
         Matcher::admin().opcode(IDENTIFY).times(1),

@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 use std::time::Instant;
 
-use nvme_vfio::{CommandError, Error, IoQueue, Options, RecoveryLimit};
+use nvme_vfio::{CommandError, Error, IoQueue, RecoveryLimit};
 use nvme_vfio_emulator::{CommandFault, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::Status;
 
@@ -233,10 +233,7 @@ fn wrong_admin_completions_cost_a_reset_at_most(way: Way) {
         (CommandFault::WrongSqid(0xffff), true),
         (CommandFault::WrongResult(u32::MAX), true),
     ] {
-        let bench = way.with_options(Options {
-            admin_timeout: IN_VAIN,
-            ..options(RecoveryLimit::Controller)
-        });
+        let bench = way.with_options(impatient(way, RecoveryLimit::Controller));
         let mut queue = bench.queue(4);
         bench.inject(Matcher::admin().opcode(IDENTIFY).times(1), fault.clone());
         let answer = bench.controller.namespaces();

@@ -2,9 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use nvme_vfio::{
-    CommandError, Error, IoQueue, Namespace, Options, Outcome, RecoveryLimit, SubmitError,
-};
+use nvme_vfio::{CommandError, Error, IoQueue, Namespace, Outcome, RecoveryLimit, SubmitError};
 use nvme_vfio_dma::{Access, SharedMemory};
 use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, OnAbort};
 use nvme_vfio_queues::{BlockCount, Command, DataPointer, Status};
@@ -242,15 +240,8 @@ fn a_refused_deletion_changes_nothing(way: Way) {
     assert_eq!(reports(&mut queue), [(1, Outcome::Deleted, true)]);
 }
 
-fn impatient(recovery: RecoveryLimit) -> Options {
-    Options {
-        admin_timeout: IN_VAIN,
-        ..options(recovery)
-    }
-}
-
 fn a_deletion_that_does_not_end_becomes_a_reset_where_that_is_allowed(way: Way) {
-    let bench = way.with_options(impatient(RecoveryLimit::Controller));
+    let bench = way.with_options(impatient(way, RecoveryLimit::Controller));
     let mut queue = bench.queue(4);
     bench.hang(OnAbort::NotAborted);
     bench.read(&mut queue, 1);
@@ -266,7 +257,7 @@ fn a_deletion_that_does_not_end_becomes_a_reset_where_that_is_allowed(way: Way) 
 }
 
 fn a_deletion_that_does_not_end_proves_nothing_where_no_reset_is_allowed(way: Way) {
-    let bench = way.with_options(impatient(RecoveryLimit::Abort));
+    let bench = way.with_options(impatient(way, RecoveryLimit::Abort));
     let mut queue = bench.queue(4);
     bench.hang(OnAbort::NotAborted);
     bench.read(&mut queue, 1);

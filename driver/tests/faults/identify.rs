@@ -8,6 +8,7 @@ use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, Until};
 use proptest::prelude::*;
 
 use crate::bench::*;
+use crate::seeded::seeded;
 
 ways![
     random_identify_data_is_survived,
@@ -67,7 +68,7 @@ fn random_identify_data_is_survived(way: Way) {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(256))]
 
     /// Capabilities of any kind lead to a controller or an error, never to a panic or a doorbell outside the registers.
     #[test]
@@ -106,7 +107,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 64, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(64))]
 
     /// Identify data of any kind leads to a controller or an error, never to a panic.
     #[test]

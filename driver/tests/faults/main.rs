@@ -15,3 +15,5 @@ mod lending;
 mod malformed;
 mod media;
 mod scripts;
+#[path = "../common/seeded.rs"]
+mod seeded;

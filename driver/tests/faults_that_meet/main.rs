@@ -22,6 +22,8 @@ use proptest::prelude::*;
 #[path = "../common/way.rs"]
 mod way;
 
+#[path = "../common/seeded.rs"]
+mod seeded;
 mod storm;
 
 use way::{Device, Way};
@@ -50,7 +52,10 @@ const ABORT: u8 = 0x08;
 /// An hour, so that no command's time is over by the clock: tests move the time themselves.
 const HOUR: Duration = Duration::from_secs(3600);
 
-/// How long a test waits for what never comes. Whatever does come takes less, whatever else the machine does.
+/// Longer than anything here takes, whatever else the machine does.
+const FAR: Duration = Duration::from_secs(60);
+
+/// How long a test waits for registers that never say what they should. Where nothing keeps them from it they say so at once, and the driver's last look is after its time.
 const IN_VAIN: Duration = Duration::from_secs(1);
 
 /// How long a thread gets to do what it must not do.
@@ -165,7 +170,7 @@ struct Bench {
 
 fn options(recovery: RecoveryLimit) -> Options {
     Options {
-        admin_timeout: Duration::from_secs(2),
+        admin_timeout: FAR,
         io_timeout: HOUR,
         abort_grace: HOUR,
         ready_timeout: Some(IN_VAIN),
@@ -325,7 +330,7 @@ fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
     let bench = bench(
         way,
         Options {
-            admin_timeout: IN_VAIN,
+            admin_timeout: way.in_vain(),
             ..options(RecoveryLimit::Abort)
         },
     );
@@ -365,7 +370,7 @@ fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
     let bench = bench(
         way,
         Options {
-            admin_timeout: IN_VAIN,
+            admin_timeout: way.in_vain(),
             io_timeout: Duration::from_millis(50),
             abort_grace: Duration::from_millis(50),
             ..options(RecoveryLimit::Abort)
@@ -420,14 +425,7 @@ fn registers_that_read_all_ones_during_a_reset_do_not_end_the_controller(way: Wa
 }
 
 fn a_reset_by_somebody_else_is_noticed(way: Way) {
-    const LONG: Duration = Duration::from_secs(60);
-    let bench = bench(
-        way,
-        Options {
-            admin_timeout: LONG,
-            ..options(RecoveryLimit::Controller)
-        },
-    );
+    let bench = bench(way, options(RecoveryLimit::Controller));
     let mut queue = bench.queue();
     let hang = CommandFault::Hang(OnAbort::NotAborted);
     bench
@@ -467,7 +465,7 @@ fn a_reset_by_somebody_else_is_noticed(way: Way) {
         ),
         "{error}"
     );
-    assert!(before.elapsed() < LONG / 2);
+    assert!(before.elapsed() < FAR / 2);
     assert_eq!(bench.controller.namespaces().unwrap(), [1]);
     assert_eq!(bench.controller.events().resets, 3);
 

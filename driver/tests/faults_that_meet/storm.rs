@@ -1,6 +1,7 @@
 //! Faults, resets and waits in any order, with books kept of every I/O and buffer.
 
 use super::*;
+use crate::seeded::seeded;
 
 /// What a round of the storm does.
 #[derive(Debug, Clone)]
@@ -225,7 +226,7 @@ fn storm(
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 96, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(96))]
 
     #[test]
     fn every_io_is_reported_once_in_a_storm(steps in steps(), depth in 1_u32..6, function in any::<bool>(), mild in any::<bool>()) {
@@ -234,7 +235,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 24, ..ProptestConfig::default() })]
+    #![proptest_config(seeded(24))]
 
     #[test]
     fn every_io_is_reported_once_in_a_storm_over_vfio_user(steps in steps(), depth in 1_u32..6, function in any::<bool>(), mild in any::<bool>()) {

@@ -12,6 +12,7 @@ use nvme_vfio::{Controller, Error, Options, QueueOptions};
 use nvme_vfio_user::message::{Header, Kind};
 use nvme_vfio_user::{Client, ClientOptions, Deadline, MessageReader, Socket, SocketError};
 
+use crate::FAR;
 use crate::served::{Doorbells, ServedProcess};
 
 /// What is waited for here is short: a lie is to be found out, not to be sat out.
@@ -37,7 +38,7 @@ fn carry(
     mut random: Random,
     honest: u64,
 ) -> Result<(), SocketError> {
-    let deadline = Deadline::after(Duration::from_secs(20));
+    let deadline = Deadline::after(FAR);
     let mut from_client = MessageReader::new(2 << 20, 16);
     let mut from_server = MessageReader::new(2 << 20, 16);
     let mut replies = 0;
@@ -144,10 +145,7 @@ fn use_it(transport: VfioUserTransport) -> Result<(), Error> {
                 Ok(None) => panic!("{} of {token} commands were reported", reported.len()),
                 Err(_) => {}
             }
-            assert!(
-                start.elapsed() < Duration::from_secs(30),
-                "a command is never reported"
-            );
+            assert!(start.elapsed() < FAR, "a command is never reported");
         }
         if token == before {
             queue.rebuild()?;
@@ -168,7 +166,7 @@ fn lies_do_no_harm() {
     for seed in first..first + count {
         println!("NVME_VFIO_TEST_SEED={seed}");
         let start = Instant::now();
-        let far = Deadline::after(Duration::from_secs(20));
+        let far = Deadline::after(FAR);
         let theirs = Socket::connect(&server.path(), far).unwrap();
         let (ours, middle) = Socket::pair().unwrap();
         let mut random = Random(seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1);
@@ -190,11 +188,7 @@ fn lies_do_no_harm() {
         ends[end] += 1;
         // How it ended between the two is for neither of them to say.
         let _ = between.join().unwrap();
-        assert!(
-            start.elapsed() < Duration::from_secs(30),
-            "{:?}",
-            start.elapsed()
-        );
+        assert!(start.elapsed() < FAR, "{:?}", start.elapsed());
     }
     println!("ended while agreeing on a version, connecting, in use, at the end: {ends:?}");
     assert!(seed.is_some() || ends.iter().all(|count| *count > 0));

@@ -193,7 +193,7 @@ fn a_server_that_was_restarted_takes_a_new_open() {
 /// A controller over a connection with little patience.
 fn impatient(server: &ServedProcess) -> Controller {
     let options = ClientOptions {
-        timeout: Duration::from_secs(2),
+        timeout: Duration::from_secs(5),
     };
     let transport = VfioUserTransport::open(&server.path(), &options).unwrap();
     Controller::with_transport(Arc::new(transport), Options::default()).unwrap()
