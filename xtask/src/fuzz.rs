@@ -56,10 +56,10 @@ const INSTRUMENTATION: [&str; 6] = [
 const LENGTH_MAX: usize = 2048;
 /// What an input begins with that failed once: it stays among the seeds, whatever it reaches.
 const FAILED: char = '!';
-/// Longest time that one input may take, in seconds.
-const INPUT_TIME: u32 = 20;
+/// Longest time that one input may take, in seconds: longer than a fuzzer waits for what other threads do, so that it can say what did not come.
+const INPUT_TIME: u32 = 120;
 /// What a run may take past its time before it is killed: reading the corpus, and the last input.
-const OVERTIME: Duration = Duration::from_secs(120);
+const OVERTIME: Duration = Duration::from_secs(300);
 /// What a [check](Fuzzer::check) may take.
 const CHECK_TIME: Duration = Duration::from_secs(600);
 
