@@ -194,6 +194,7 @@ fn root_opens_nothing_that_somebody_else_has_a_say_in_not_even_to_explain_a_poli
         eprintln!("skipped: only root can give a file away, and is refused those of others");
         return;
     }
+    keep_from_others();
     let place = tempfile::tempdir().unwrap();
     let (own, theirs) = (place.path().join("own"), place.path().join("theirs"));
     std::fs::create_dir(&own).unwrap();

@@ -1,10 +1,11 @@
 //! A server in a process of its own, from the line that says that it is ready to the summary at its end.
 
 use std::io::{BufRead as _, BufReader, Read as _};
+use std::os::unix::process::CommandExt as _;
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use nix::sys::signal::{Signal, kill};
+use nix::sys::signal::{SigHandler, Signal, kill, signal};
 use nix::unistd::Pid;
 use serde_json::Value;
 
@@ -21,7 +22,18 @@ pub(crate) struct Started {
 
 impl Started {
     /// Starts a command that tells with `-o json` when it is ready.
+    #[allow(unsafe_code)] // What is done between fork and exec is the caller's to answer for.
     pub(crate) fn new(command: &mut Command) -> Started {
+        // Jobs of a script in the background ignore SIGINT, and those of nohup(1) SIGHUP: so would the server, which rightly leaves it at that.
+        let heed = || {
+            for one in [Signal::SIGINT, Signal::SIGTERM, Signal::SIGHUP] {
+                // SAFETY: no handler is installed.
+                unsafe { signal(one, SigHandler::SigDfl) }?;
+            }
+            Ok(())
+        };
+        // SAFETY: signal(2) is async-signal-safe, and nothing else is called.
+        unsafe { command.pre_exec(heed) };
         let mut child = command.stdout(Stdio::piped()).spawn().unwrap();
         let mut stdout = BufReader::new(child.stdout.take().unwrap());
         let mut line = String::new();
