@@ -1,10 +1,6 @@
 //! From the arguments to the report.
 
-use std::{
-    sync::Arc,
-    thread,
-    time::{Instant, SystemTime},
-};
+use std::{sync::Arc, thread, time::SystemTime};
 
 use nvme_vfio::{Address, Buffer, IoQueue, Options, QueueOptions, Transport};
 use nvme_vfio_emulator::Config;
@@ -176,7 +172,7 @@ fn run_jobs<H: Hook>(
     let clock = Clock::calibrated();
     let control = Control::new(jobs.len());
     let watcher = thread::current();
-    let (began, stamp) = (Instant::now(), clock.stamp());
+    let (began, stamp) = clock.moment();
     let results = thread::scope(|scope| {
         let mut handles = Vec::new();
         for (job, lane) in jobs {
@@ -209,10 +205,9 @@ fn run_jobs<H: Hook>(
         }
         Ok::<_, Error>(results)
     })?;
-    let (elapsed, measured) = (
-        began.elapsed().as_secs_f64(),
-        clock.nanoseconds(stamp, clock.stamp()) as f64 * 1e-9,
-    );
+    let (ended, last) = clock.moment();
+    let elapsed = ended.duration_since(began).as_secs_f64();
+    let measured = clock.nanoseconds(stamp, last) as f64 * 1e-9;
     if (measured / elapsed - 1.0).abs() > CLOCK_TOLERANCE {
         eprintln!(
             "The clock of the latencies ({}) went {measured:.3} s in {elapsed:.3} s: they are off by as much",
