@@ -105,6 +105,16 @@ fn changes_namespaces(queue: usize, dwords: &Dwords) -> bool {
         )
 }
 
+/// Whether a command may take the host's I/O queue pair away, or make another one of its number.
+fn remakes_io_queue(queue: usize, dwords: &Dwords) -> bool {
+    queue == 0
+        && dwords[10] & 0xffff == 1
+        && matches!(
+            dwords[0] & 0xff,
+            admin::DELETE_SQ | admin::CREATE_SQ | admin::DELETE_CQ | admin::CREATE_CQ
+        )
+}
+
 /// A command that was submitted and has no completion yet.
 struct Submitted {
     dwords: Dwords,
@@ -310,9 +320,9 @@ impl Run<'_> {
         self.cid = self.cid.wrapping_add(1);
     }
 
-    /// Takes one completion, and holds it against what was submitted. False when there is none.
+    /// Takes one completion, and holds it against what was submitted. False when there is none, or none that can be judged yet.
     fn take(&mut self, queue: usize) -> bool {
-        if queue == 1 && !self.io_queue {
+        if queue == 1 && !(self.io_queue && self.io_queue_stays()) {
             return false;
         }
         let Some(entry) = self.host.take(queue) else {
@@ -348,6 +358,13 @@ impl Run<'_> {
             }
             _ => self.namespaces &= !changes_namespaces(0, dwords),
         }
+    }
+
+    /// Whether the I/O queue pair is still what it was when completions were last taken: a command acts before its completion is taken, and the
+    /// entries of a new queue are not the host's.
+    fn io_queue_stays(&self) -> bool {
+        let mut waiting = self.outstanding.iter();
+        !waiting.any(|((queue, _), command)| remakes_io_queue(*queue, &command.dwords))
     }
 
     /// Whether a namespace may be another than it was made: a command acts before its completion is taken.
