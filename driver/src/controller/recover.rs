@@ -25,11 +25,7 @@ impl Inner {
         }
         tracing::warn!(controller = %self.name, registers = %self.dump(), "resetting the controller");
         Counters::count(&self.shared.counters.resets);
-        let result = self.stop().and_then(|()| {
-            // Registers that no longer say what they said when the controller was opened do not prove that it has stopped.
-            if self.transport.read64(CAP) != self.cap.into_bits() {
-                return Err(Error::Gone);
-            }
+        let result = self.stop_itself().and_then(|()| {
             // Stopped: nothing is touched by the controller any more, so whoever sees the new epoch may have its memory back.
             self.shared.raise();
             // SAFETY: `stop` has just seen CSTS.RDY at 0, or the function reset, and the registers are this controller's; whatever
@@ -47,6 +43,26 @@ impl Inner {
             self.shared.give_up();
         }
         result
+    }
+
+    /// Stops the controller. Registers that no longer say what they said when it was opened do not prove that it has stopped.
+    fn stop_itself(&self) -> Result<(), Error> {
+        self.stop()?;
+        // While somebody else resets the function its registers may read as zero, which looks stopped, too. Configuration space answers when that is
+        // over.
+        if !self.is_itself() && !self.is_pulled_out() {
+            self.stop()?;
+        }
+        if self.is_itself() {
+            Ok(())
+        } else {
+            Err(Error::Gone)
+        }
+    }
+
+    /// Whether the registers are those of the controller that was opened.
+    fn is_itself(&self) -> bool {
+        self.transport.read64(CAP) == self.cap.into_bits()
     }
 
     /// Whether the controller is gone: its status reads all ones, also after configuration space has answered. While somebody else
@@ -104,7 +120,7 @@ impl Inner {
         {
             tracing::warn!(controller = %self.name, %error, "the shutdown notification failed");
         }
-        let stopped = self.disable().is_ok() && self.transport.read64(CAP) == self.cap.into_bits();
+        let stopped = self.disable().is_ok() && self.is_itself();
         if let Err(error) = self.transport.set_bus_master(false) {
             tracing::warn!(controller = %self.name, %error, "bus mastering could not be switched off");
         }
