@@ -15,8 +15,9 @@ const SENTINEL: u8 = 0x5e;
 const ROUND: u64 = 1;
 
 pub(crate) fn hung(address: PciAddress) -> Result<()> {
+    // Reads that the host does not hold back are in time, also where it has stopped the machine for seconds.
     let options = Options {
-        io_timeout: Duration::from_secs(1),
+        io_timeout: Duration::from_secs(15),
         abort_grace: Duration::from_millis(500),
         recovery: RecoveryLimit::Abort,
         ..Options::default()
