@@ -1,7 +1,9 @@
 //! The programs that tests and machines need, and the Debian packages that bring them.
 
 use std::path::Path;
-use std::process::{Command, Stdio};
+use std::process::{Command, Output, Stdio};
+use std::thread;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
 use nix::unistd::geteuid;
@@ -154,11 +156,29 @@ pub(crate) fn update_lists() -> bool {
     may_install() && apt(&["update", "-qq"]).is_ok_and(|output| output.status.success())
 }
 
-fn apt(arguments: &[&str]) -> Result<std::process::Output> {
-    Command::new("apt-get")
-        .args(arguments)
-        .env("DEBIAN_FRONTEND", "noninteractive")
-        .stdin(Stdio::null())
-        .output()
-        .context("cannot run apt-get")
+/// How long others who change the system's packages are waited for. A system that has just booted may be updating itself.
+const OTHERS_TIME: Duration = Duration::from_secs(600);
+
+/// Runs apt-get; once nobody else does, which it waits for by itself only where it installs, and not even there from the beginning.
+fn apt(arguments: &[&str]) -> Result<Output> {
+    let deadline = Instant::now() + OTHERS_TIME;
+    let mut told = false;
+    loop {
+        let output = Command::new("apt-get")
+            .args(arguments)
+            .env("DEBIAN_FRONTEND", "noninteractive")
+            .env("LC_ALL", "C")
+            .stdin(Stdio::null())
+            .output()
+            .context("cannot run apt-get")?;
+        let is_busy = String::from_utf8_lossy(&output.stderr).contains("Could not get lock");
+        if output.status.success() || !is_busy || Instant::now() >= deadline {
+            return Ok(output);
+        }
+        if !told {
+            told = true;
+            eprintln!("Waiting for another process that installs or updates packages.");
+        }
+        thread::sleep(Duration::from_secs(2));
+    }
 }

@@ -32,30 +32,44 @@ if [ -f /etc/vm/modules ]; then
     done </etc/vm/modules
 fi
 
-# A controller is ready when the kernel's driver has it, calls it live, and its namespaces have been looked for.
-wait_for_nvme() {
-    for device in /sys/bus/pci/devices/*; do
-        read -r class <"$device/class"
-        [ "$class" = 0x010802 ] || continue
-        tries=0
-        while [ $tries -lt 300 ]; do
-            for state in "$device"/nvme/nvme*/state; do
-                [ -f "$state" ] || continue
-                read -r word <"$state"
-                case $word in
-                live)
-                    for namespace in "${state%/state}"/nvme*n*; do
-                        [ -e "$namespace" ] && break 3
-                    done
-                    # Without a namespace nothing tells that the search is over: a short while must do.
-                    [ $tries -lt 270 ] && tries=270
-                    ;;
-                dead) break 2 ;;
-                esac
+# What a controller is: without its driver yet, dead, or live with or without a namespace. (A namespace is there before its device file is.)
+look_at() {
+    is=away
+    for state in "$1"/nvme/nvme*/state; do
+        [ -f "$state" ] || continue
+        read -r word <"$state"
+        case $word in
+        live)
+            is=empty
+            for namespace in "${state%/state}"/nvme*n*; do
+                [ -b "/dev/${namespace##*/}" ] && is=ready
             done
-            usleep 10000
-            tries=$((tries + 1))
+            ;;
+        dead) is=ready ;;
+        esac
+    done
+}
+
+# A controller is ready when the kernel's driver has it, calls it live, and its namespaces have been looked for. Times are counted in looks, each
+# of which is at least a hundredth of a second: on a busy host the clock can leap, and one processor stand still while the other goes on.
+wait_for_nvme() {
+    looks=0
+    while [ $looks -lt 3000 ]; do
+        away=0 empty=0
+        for device in /sys/bus/pci/devices/*; do
+            read -r class <"$device/class"
+            [ "$class" = 0x010802 ] || continue
+            look_at "$device"
+            case $is in
+            away) away=$((away + 1)) ;;
+            empty) empty=$((empty + 1)) ;;
+            esac
         done
+        [ $((away + empty)) = 0 ] && return
+        # Without a namespace nothing tells that the search is over: some seconds must do.
+        [ $away = 0 ] && [ $looks -lt 2600 ] && looks=2600
+        usleep 10000
+        looks=$((looks + 1))
     done
 }
 wait_for_nvme
@@ -106,5 +120,5 @@ echo "exit $status" >&5
 
 # The host answers when it has read everything.
 read -r word <&5
-timeout 5 sync
+timeout 30 sync
 poweroff -f

@@ -58,7 +58,7 @@ const DRIVE_SIZE: u64 = 1 << 30;
 impl Machine {
     /// The standard machine: q35 with an Intel IOMMU (39-bit addresses, interrupt remapping), two processors, 2 GiB of memory,
     /// the small kernel, the release build of `nvme-vfio` on `PATH`, and an NVMe controller with the serial number
-    /// `vm-standard` and a fresh drive of 1 GiB, alone in its IOMMU group. Five minutes' time.
+    /// `vm-standard` and a fresh drive of 1 GiB, alone in its IOMMU group. Ten minutes' time.
     pub fn standard() -> Self {
         Self::bare().binary("nvme-vfio-cli", "nvme-vfio")
     }
@@ -77,7 +77,7 @@ impl Machine {
             kernel_arguments: String::new(),
             qemu_arguments: Vec::new(),
             contents: Contents::default(),
-            timeout: Duration::from_secs(300),
+            timeout: Duration::from_secs(600),
         }
     }
 

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use serde_json::{Value, json};
 
-/// A connection to QEMU's monitor (QMP). An answer is waited for at most ten seconds.
+/// A connection to QEMU's monitor (QMP). An answer is waited for at most a minute.
 #[derive(Debug)]
 pub struct Monitor {
     reader: BufReader<UnixStream>,
@@ -15,7 +15,7 @@ pub struct Monitor {
     events: Vec<Value>,
 }
 
-const ANSWER_TIME: Duration = Duration::from_secs(10);
+const ANSWER_TIME: Duration = Duration::from_secs(60);
 
 impl Monitor {
     pub(super) fn new(stream: UnixStream) -> Result<Self> {

@@ -22,9 +22,9 @@ use super::output::{End, Output};
 pub(super) const INITRAMFS: &str = "initramfs";
 /// How long a machine may take until its init script says that it is there.
 const BOOT_TIME: Duration = Duration::from_secs(120);
-/// How long QEMU may take to connect its channels, and the guest to power off once everything is known.
-const QEMU_TIME: Duration = Duration::from_secs(20);
-const POWER_OFF_TIME: Duration = Duration::from_secs(5);
+/// How long QEMU may take to connect its channels, and the guest to write back what it holds and to power off once everything is known.
+const QEMU_TIME: Duration = Duration::from_secs(60);
+const POWER_OFF_TIME: Duration = Duration::from_secs(60);
 
 /// The sockets that QEMU connects to, one per channel.
 pub(super) struct Sockets {
