@@ -49,10 +49,11 @@ const AS_USER: &str = r#"
     as_user after "nvme-vfio read $A -s 2050"
 
     as_user bench "nvme-vfio bench $A --runtime 2 -o json"
+    as_user bench-size "nvme-vfio bench $A --size 8M -o json"
     as_user bench-write "nvme-vfio bench $A --rw randwrite --bs 16k --iodepth 128 --numjobs 2 --offset 512M --size 64M --runtime 1 -o json"
     as_user bench-low "ulimit -l 1024; nvme-vfio bench $A --runtime 1 -o json"
     needed=$(sed -n 's/.*ulimit -l \([0-9]*\).*/\1/p' /tmp/step.err)
-    as_user bench-told "ulimit -l ${needed:-0}; nvme-vfio bench $A --runtime 1 -o json"
+    as_user bench-told "ulimit -l ${needed:-0}; nvme-vfio bench $A --size 1M -o json"
     as_user doctor-low "ulimit -l 1024; nvme-vfio doctor $A -o json"
     as_user after-low "nvme-vfio id-ctrl $A"
 
@@ -181,7 +182,10 @@ fn an_unprivileged_user_does_everything() {
     assert_eq!(job["job options"]["iodepth"], "32");
     let read = &job["read"];
     let ios = read["total_ios"].as_u64().unwrap();
-    assert!(ios > 1000, "{ios} reads in two seconds");
+    // How many a busy machine does in two seconds nobody knows, but it begins with the whole depth; and what is limited by its size is exact.
+    assert!(ios >= 32, "{ios} reads in two seconds");
+    let bench = steps["bench-size"].json();
+    assert_eq!(bench["jobs"][0]["read"]["total_ios"], 2048);
     assert_eq!(read["io_bytes"].as_u64(), Some(ios * 4096));
     assert_eq!(read["clat_ns"]["N"].as_u64(), Some(ios));
     assert!(read["clat_ns"]["percentile"]["99.000000"].as_u64() > Some(0));
@@ -195,10 +199,7 @@ fn an_unprivileged_user_does_everything() {
     let message = low["message"].as_str().unwrap();
     assert!(message.contains("1048576"), "{message}");
     let told = &steps["bench-told"];
-    assert!(
-        told.json()["jobs"][0]["read"]["total_ios"].as_u64() > Some(100),
-        "{told}"
-    );
+    assert_eq!(told.json()["jobs"][0]["read"]["total_ios"], 256, "{told}");
     assert!(
         steps["doctor-low"].text().contains("memlock"),
         "{}",
@@ -223,12 +224,12 @@ const REFUSED: &str = r#"
     step works nvme-vfio id-ctrl $A
 
     # In use.
-    nvme-vfio bench $A --runtime 60 >/dev/null 2>&1 &
+    nvme-vfio bench $A --runtime 3600 >/dev/null 2>&1 &
     pid=$!
     node=/dev/vfio/$(basename $(readlink /sys/bus/pci/devices/$A/iommu_group))
     tries=0
     until ls -l /proc/$pid/fd 2>/dev/null | grep -q "$node\$"; do
-        tries=$((tries + 1)); [ $tries -gt 500 ] && exit 1
+        tries=$((tries + 1)); [ $tries -gt 3000 ] && exit 1
         usleep 20000
     done
     step pid echo $pid

@@ -270,7 +270,7 @@ fn what_stands_in_the_way_is_named_with_its_remedy() {
         try nvme-vfio bind $A
         try su user -c \"nvme-vfio id-ctrl $A -o json\"
         try su user -c \"nvme-vfio unbind $A -o json\"
-        nvme-vfio bench $A --runtime=60 >/dev/null 2>&1 & holder=$!
+        nvme-vfio bench $A --runtime=3600 >/dev/null 2>&1 & holder=$!
         until ls -l /proc/$holder/fd | grep -q /dev/vfio/1; do usleep 10000; done; echo \"holder $holder\"
         try nvme-vfio id-ctrl $A -o json
         try nvme-vfio list

@@ -63,7 +63,7 @@ server=$!
 tries=0
 until [ -S /tmp/lent/$first.sock ] && [ -S /tmp/lent/$second.sock ]; do
     tries=$((tries + 1))
-    if [ $tries -gt 500 ] || ! kill -0 $server; then cat /tmp/serve.out /tmp/serve.err >&2; exit 1; fi
+    if [ $tries -gt 3000 ] || ! kill -0 $server; then cat /tmp/serve.out /tmp/serve.err >&2; exit 1; fi
     usleep 20000
 done
 a=vfio-user:/tmp/lent/$first.sock b=vfio-user:/tmp/lent/$second.sock

@@ -22,7 +22,7 @@ fn machine(lent: &Lent, client: &str) -> Machine {
         .vfio_user(lent.socket(client))
         .kernel(Kernel::Debian)
         .memory("1G")
-        .timeout(Duration::from_secs(300))
+        .timeout(Duration::from_secs(600))
 }
 
 const TOOLS: &str = r#"
@@ -152,13 +152,15 @@ fn two_guests_share_one_controller() {
             done"
         )
     };
+    // The first goes on while the second is killed and comes back.
     let mut a = machine(&lent, "vm-a")
+        .timeout(Duration::from_secs(1800))
         .start(["sh", "-c", &load("a")])
         .unwrap();
     let mut b = machine(&lent, "vm-b")
         .start(["sh", "-c", &load("b")])
         .unwrap();
-    let limit = Duration::from_secs(180);
+    let limit = Duration::from_secs(300);
     for running in [&mut a, &mut b] {
         running.line_with("running", limit).unwrap();
     }

@@ -315,9 +315,10 @@ fn a_machine_without_iommu_says_so() {
 
 fn a_controller_in_use_stays_with_the_kernel() {
     let script = "mke2fs /dev/nvme0n1 >/dev/null; mount -t ext4 /dev/nvme0n1 /mnt; group bind $A; echo status $?; \
-                  ls /mnt; umount /mnt; sleep 600 </dev/nvme0n1 & sleep 1; group bind $A; echo status $?; kill $!; wait; \
-                  unshare -m sh -c 'mount -t ext4 /dev/nvme0n1 /mnt; >/tmp/done; sleep 5' & \
-                  until [ -e /tmp/done ]; do usleep 10000; done; group bind $A; echo status $?; wait; \
+                  ls /mnt; umount /mnt; sleep 600 </dev/nvme0n1 & until grep -q sleep /proc/$!/comm; do usleep 10000; done; \
+                  group bind $A; echo status $?; kill $!; wait; \
+                  unshare -m sh -c 'mount -t ext4 /dev/nvme0n1 /mnt; >/tmp/done; until [ -e /tmp/seen ]; do usleep 10000; done' & \
+                  until [ -e /tmp/done ]; do usleep 10000; done; group bind $A; echo status $?; >/tmp/seen; wait; \
                   group bind --dry-run $A; ls /sys/block/nvme0n1/size; group bind $A; ls /sys/block; group unbind $A";
     let output = run(&machine(), script).success();
     expect(

@@ -23,7 +23,7 @@ fn machine(served: &Served) -> Machine {
         .vfio_user(served.socket())
         .kernel(Kernel::Debian)
         .memory("1G")
-        .timeout(Duration::from_secs(240))
+        .timeout(Duration::from_secs(600))
 }
 
 /// What every script here can use: two partitions, and fio with a checksum in each block that it writes.
@@ -251,7 +251,7 @@ fn a_killed_machine_starts_again() {
         let script = format!("{TOOLS}{script}");
         let mut running = machine(&served).start(["sh", "-c", &script]).unwrap();
         running
-            .line_with("running", Duration::from_secs(120))
+            .line_with("running", Duration::from_secs(300))
             .unwrap();
         thread::sleep(Duration::from_millis(250 * (kill % 5)));
         // Dropping it kills QEMU's process.
@@ -319,20 +319,23 @@ fn controllers_of_other_shapes() {
         "namespaces=2,vwc=off",
     ] {
         let mut served = Served::start(&["--size", "256M", shape]);
+        let namespaces = if shape.contains("=2") { 2 } else { 1 };
         let steps = run_clean(
             &mut served,
-            "
+            &format!(
+                "
+            # The machine waits for the first only.
+            tries=0
+            until [ -b /dev/nvme0n{namespaces} ] || [ $tries -gt 3000 ]; do tries=$((tries + 1)); usleep 20000; done
             step disks sh -c 'ls /dev/nvme0n?'
             for disk in /dev/nvme0n?; do
-                step ${disk##*/} verified --name=raw --filename=$disk --size=32M --rw=randwrite --bsrange=4k-512k --iodepth=32
-            done",
+                step ${{disk##*/}} verified --name=raw --filename=$disk --size=32M --rw=randwrite --bsrange=4k-512k --iodepth=32
+            done"
+            ),
         );
         let disks = steps["disks"].done().text();
         assert!(disks.starts_with(DISK), "{shape}: {disks}");
-        assert_eq!(
-            disks.lines().count(),
-            if shape.contains("=2") { 2 } else { 1 }
-        );
+        assert_eq!(disks.lines().count(), namespaces);
         for disk in disks.lines() {
             steps[disk.trim_start_matches("/dev/")].done();
         }

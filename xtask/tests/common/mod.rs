@@ -121,7 +121,7 @@ as_user() { step "$1" su user -c "$2"; }
 # Waits until a controller is with the kernel's driver again, and says which block device it has.
 disk() {
     tries=0
-    while [ $tries -lt 500 ]; do
+    while [ $tries -lt 3000 ]; do
         for found in /sys/bus/pci/devices/$1/nvme/nvme*/nvme*n1; do
             [ -b "/dev/${found##*/}" ] && echo "/dev/${found##*/}" && return
         done

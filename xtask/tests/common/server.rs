@@ -11,8 +11,8 @@ use nix::unistd::Pid;
 use tempfile::TempDir;
 use xtask::vm::build_binary;
 
-const START: Duration = Duration::from_secs(20);
-const END: Duration = Duration::from_secs(20);
+const START: Duration = Duration::from_secs(60);
+const END: Duration = Duration::from_secs(60);
 
 /// A server, which ends with this value. Its directory holds its sockets and what it said.
 pub(crate) struct Server {
