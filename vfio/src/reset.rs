@@ -32,6 +32,8 @@ impl Device {
         }
         let deadline = Instant::now() + RESET_PATIENCE;
         loop {
+            // Looked at before the attempt, so that a thread that was not scheduled for long still has its last one.
+            let over = Instant::now() >= deadline;
             let error = match ioctl::reset(self.as_fd()) {
                 Ok(()) => return Ok(()),
                 Err(error) => error,
@@ -39,9 +41,7 @@ impl Device {
             match error.raw_os_error() {
                 Some(libc::ENOTTY | libc::EINVAL) => return Err(DeviceError::NoReset { address }),
                 // The kernel does not wait for a function that somebody else has locked.
-                Some(libc::EAGAIN) if Instant::now() < deadline => {
-                    std::thread::sleep(Duration::from_millis(1))
-                }
+                Some(libc::EAGAIN) if !over => std::thread::sleep(Duration::from_millis(1)),
                 _ => return Err(self.os("the reset")(error)),
             }
         }
