@@ -106,8 +106,9 @@ impl Poller {
         })
     }
 
-    /// What it has done so far.
-    pub(crate) fn summary(&self) -> Summary {
+    /// Ends it; what it has done. What it counts of a turn it counts after that, so that as long as it is there the last may be missing.
+    pub(crate) fn finish(mut self) -> Summary {
+        self.end();
         let read = |count: &AtomicU64| count.load(Ordering::Relaxed);
         Summary {
             commands: read(&self.work.fetched),
@@ -128,10 +129,8 @@ impl Poller {
     pub(crate) fn thread(&self) -> Thread {
         self.handle.clone()
     }
-}
 
-impl Drop for Poller {
-    fn drop(&mut self) {
+    fn end(&mut self) {
         self.stop.store(true, Ordering::Release);
         if let Some(thread) = self.thread.take() {
             self.handle.unpark();
@@ -139,6 +138,12 @@ impl Drop for Poller {
                 tracing::error!("the thread that polls panicked");
             }
         }
+    }
+}
+
+impl Drop for Poller {
+    fn drop(&mut self) {
+        self.end();
     }
 }
 

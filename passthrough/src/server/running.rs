@@ -342,9 +342,8 @@ impl Serving {
         }
         let mut summary = Summary {
             time: self.began.elapsed(),
-            ..poller.summary()
+            ..poller.finish()
         };
-        drop(poller);
         // With the front ends the queues go, which are deleted.
         self.stations.clear();
         drop(self.mender.take());
