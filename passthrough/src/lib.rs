@@ -24,6 +24,8 @@ pub mod policy;
 pub mod privileges;
 mod reason;
 #[cfg(test)]
+mod scratch;
+#[cfg(test)]
 mod seeded;
 pub mod server;
 mod trust;

@@ -176,7 +176,7 @@ fn is_descriptor(directory: &Path) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{DirBuilder, Permissions, create_dir, write};
+    use std::fs::Permissions;
     use std::os::unix::fs::{PermissionsExt, chown, lchown, symlink};
 
     use super::*;
@@ -185,9 +185,23 @@ mod tests {
         std::fs::set_permissions(path, Permissions::from_mode(mode)).unwrap();
     }
 
+    /// As the system's, with a mode that does not depend on the umask.
+    fn create_dir(path: &Path) -> io::Result<()> {
+        std::fs::create_dir(path)?;
+        set(path, 0o755);
+        Ok(())
+    }
+
+    /// As the system's, with a mode that does not depend on the umask.
+    fn write(path: &Path, text: &str) -> io::Result<()> {
+        std::fs::write(path, text)?;
+        set(path, 0o644);
+        Ok(())
+    }
+
     /// A folder of this user's alone, by the name that it has without links.
     fn folder() -> (tempfile::TempDir, PathBuf) {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let path = folder.path().canonicalize().unwrap();
         (folder, path)
     }
@@ -220,7 +234,8 @@ mod tests {
     fn whoever_may_write_the_file_or_a_directory_on_the_way_is_found() {
         let (_folder, path) = folder();
         let (upper, lower) = (path.join("upper"), path.join("upper/lower"));
-        DirBuilder::new().recursive(true).create(&lower).unwrap();
+        create_dir(&upper).unwrap();
+        create_dir(&lower).unwrap();
         let file = lower.join("file");
         write(&file, "").unwrap();
         for mode in [0o622, 0o620, 0o602, 0o666] {
@@ -291,8 +306,8 @@ mod tests {
         let (open, own) = (path.join("open"), path.join("own"));
         create_dir(&open).unwrap();
         create_dir(&own).unwrap();
-        write(open.join("file"), "").unwrap();
-        write(own.join("file"), "").unwrap();
+        write(&open.join("file"), "").unwrap();
+        write(&own.join("file"), "").unwrap();
         symlink("../open", own.join("relative")).unwrap();
         symlink(open.join("file"), own.join("absolute")).unwrap();
         symlink("relative/../own/absolute", own.join("around")).unwrap();

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)] // Sends commands that the driver would not build: blocks outside of the namespace.
 
 mod common;
+#[path = "../src/scratch.rs"]
+mod scratch;
 
 use std::path::Path;
 use std::sync::Arc;
@@ -102,7 +104,7 @@ fn a_flood_of_refusals_is_measured() {
     } else {
         (2, Duration::from_millis(60))
     };
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder();
     let uid = nix::unistd::geteuid().as_raw();
     let client = |name: &str, start: u64| {
         format!(

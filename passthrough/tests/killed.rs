@@ -4,6 +4,8 @@
 //! 100 clients, 10,000 with `NVME_VFIO_SOAK=1`; `NVME_VFIO_SEED` repeats a run.
 
 mod common;
+#[path = "../src/scratch.rs"]
+mod scratch;
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
@@ -83,7 +85,7 @@ fn loading_process() {
 fn a_killed_client_gets_its_memory_back_untouched() {
     let count = whole("NVME_VFIO_SOAK", 10_000);
     let mut random = seeded("killed clients");
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder();
     let uid = nix::unistd::geteuid().as_raw();
     let client = |name: &str, isolation: &str, start: u64| {
         format!(

@@ -2,6 +2,8 @@
 #![allow(unsafe_code)] // Sends admin commands of every number to a controller that is served.
 
 mod common;
+#[path = "../src/scratch.rs"]
+mod scratch;
 
 use std::sync::Arc;
 
@@ -124,7 +126,7 @@ fn names_of(controller: &Controller, nsids: &[u32]) -> Secrets {
 
 #[test]
 fn nobody_learns_of_anybody_else_by_asking() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = scratch::folder();
     let uid = nix::unistd::geteuid().as_raw();
     let client = |name: &str, nsid: u32, start: u64, blocks: u64| {
         format!(

@@ -372,7 +372,7 @@ fn promises_are_kept() {
     if let Ok(scenario) = std::env::var(SCENARIO) {
         play(&scenario);
     }
-    let temporary = tempfile::tempdir().unwrap();
+    let temporary = crate::scratch::folder();
     let folder = temporary.path();
     fs::set_permissions(folder, fs::Permissions::from_mode(0o777)).unwrap();
     for (name, mode) in [("there", 0o666), ("removable", 0o666), ("secret", 0o600)] {

@@ -169,13 +169,18 @@ fn check_way(directory: &Path, way: &Path, end: bool) -> Result<(), DirectoryErr
 mod tests {
     use super::*;
 
+    /// Makes a directory that nobody else may write to, whatever the umask is.
+    fn make(path: &Path) -> io::Result<()> {
+        DirBuilder::new().mode(0o755).create(path)
+    }
+
     fn mode(path: &Path) -> u32 {
         std::fs::metadata(path).unwrap().mode() & 0o7777
     }
 
     #[test]
     fn a_directory_is_made_and_a_lax_one_is_refused_and_left_as_it_is() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let directory = folder.path().join("13");
         prepare(&directory).unwrap();
         assert_eq!(mode(&directory), MODE);
@@ -191,7 +196,7 @@ mod tests {
 
     #[test]
     fn what_is_no_directory_or_has_no_place_is_told_apart() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let file = folder.path().join("file");
         std::fs::write(&file, "").unwrap();
         assert!(matches!(
@@ -207,9 +212,9 @@ mod tests {
 
     #[test]
     fn root_takes_no_directory_that_others_could_put_another_in_the_place_of() {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let way = folder.path().canonicalize().unwrap().join("way");
-        std::fs::create_dir(&way).unwrap();
+        make(&way).unwrap();
         let directory = way.join("13");
         let link = folder.path().join("link");
         for lax in [0o777, 0o775, 0o757] {
@@ -232,7 +237,7 @@ mod tests {
                     remedy.contains(&format!("chmod go-w {}", way.display())),
                     "{remedy}"
                 );
-                let _ = std::fs::create_dir(&directory);
+                let _ = make(&directory);
                 let _ = std::os::unix::fs::symlink(&directory, &link);
                 let error = prepare(&link).unwrap_err();
                 assert!(
@@ -259,9 +264,9 @@ mod tests {
             );
             return;
         }
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let directory = folder.path().join("theirs");
-        std::fs::create_dir(&directory).unwrap();
+        make(&directory).unwrap();
         std::os::unix::fs::chown(&directory, Some(1234), None).unwrap();
         let error = prepare(&directory).unwrap_err();
         assert!(
@@ -271,7 +276,7 @@ mod tests {
         assert!(error.remedy().contains("chown 0 "), "{}", error.remedy());
 
         let mine = folder.path().join("mine");
-        std::fs::create_dir(&mine).unwrap();
+        make(&mine).unwrap();
         let link = folder.path().join("link");
         std::os::unix::fs::symlink(&mine, &link).unwrap();
         prepare(&link).unwrap();

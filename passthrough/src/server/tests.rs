@@ -71,7 +71,7 @@ fn serve_operator(end_patience: Duration) -> Service {
 }
 
 fn serve_with(clients: &str, options: &ServeOptions) -> Service {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let text = format!(
         "controller = [\"emulated\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{clients}"
     );
@@ -231,7 +231,7 @@ fn the_service_ends_when_a_virtual_controller_is_broken() {
 
 /// A policy of one client, in a file of this user's alone.
 fn policy_file(controller: &str) -> (tempfile::TempDir, PathBuf) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let uid = nix::unistd::geteuid();
     let text = format!(
         "controller = [\"{controller}\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n[[client]]\nname = \"a\"\nuid = [{uid}]\n[[client.namespace]]\nnsid = 1\nsource = [{{ nsid = 1 }}]\nallow = [\"read\"]\n"
@@ -347,7 +347,7 @@ fn the_end_of_a_service_whose_thread_is_no_more_waits_for_no_operators_command()
 
 #[test]
 fn root_keeps_no_audit_where_others_could_put_another_in_its_place() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().canonicalize().unwrap();
     let logs = path.join("logs");
     std::fs::create_dir(&logs).unwrap();

@@ -5,3 +5,5 @@ mod lifecycle;
 mod limits;
 mod place;
 mod raw;
+#[path = "../../src/scratch.rs"]
+mod scratch;

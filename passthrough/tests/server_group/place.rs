@@ -62,7 +62,7 @@ pub(crate) fn until(what: &str, mut done: impl FnMut() -> bool) {
 
 impl Place {
     pub(crate) fn new(controller: &str, clients: &str) -> Place {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let text = format!(
             "controller = [\"{controller}\"]\ndirectory = \"sockets\"\naudit = {{ path = \"audit.jsonl\" }}\n{clients}"
         );

@@ -189,7 +189,7 @@ fn a_file_that_takes_nothing_at_the_end_is_an_error() {
 
 #[test]
 fn the_file_is_ours_alone_and_is_appended_to() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::scratch::folder();
     let path = directory.path().join("audit.jsonl");
     for round in 0..2 {
         let auditor = Auditor::start(open(&path).unwrap(), AuditOptions::default()).unwrap();
@@ -209,7 +209,7 @@ fn the_file_is_ours_alone_and_is_appended_to() {
 
 #[test]
 fn a_line_that_was_cut_by_a_crash_does_not_spoil_the_next() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::scratch::folder();
     let path = directory.path().join("audit.jsonl");
     let mut cut = std::fs::OpenOptions::new()
         .create_new(true)
@@ -231,7 +231,7 @@ fn a_line_that_was_cut_by_a_crash_does_not_spoil_the_next() {
 
 #[test]
 fn other_things_than_a_file_of_our_own_are_refused() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::scratch::folder();
     let target = directory.path().join("target");
     std::fs::write(&target, "").unwrap();
     std::fs::set_permissions(&target, PermissionsExt::from_mode(0o666)).unwrap();

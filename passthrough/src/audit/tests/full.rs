@@ -46,7 +46,7 @@ fn mount_small(at: &Path) -> io::Result<()> {
 fn a_disk_that_was_full_gets_whole_lines_again_and_what_was_missed_is_told() {
     // The file system goes with the thread.
     thread::spawn(|| {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         if let Err(error) = mount_small(folder.path()) {
             eprintln!("skipped, nothing can be mounted here: {error}");
             return;

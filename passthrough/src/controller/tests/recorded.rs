@@ -32,7 +32,7 @@ fn ask(rig: &Rig, queue: &mut IoQueue, command: Command) -> Status {
 #[test]
 fn what_points_outside_of_the_clients_memory_is_recorded_as_refused() {
     for isolated in [Isolated::Shared, Isolated::Bounce] {
-        let folder = tempfile::tempdir().unwrap();
+        let folder = crate::scratch::folder();
         let path = folder.path().join("audit.jsonl");
         let options = AuditOptions {
             sample_allowed_io: 0,
@@ -101,7 +101,7 @@ fn what_points_outside_of_the_clients_memory_is_recorded_as_refused() {
 
 #[test]
 fn what_has_nothing_to_do_is_recorded_as_done() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().join("audit.jsonl");
     let auditor = Auditor::start(audit::open(&path).unwrap(), AuditOptions::default()).unwrap();
     let rig = Rig::new(Plan {

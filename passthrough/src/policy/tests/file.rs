@@ -243,7 +243,7 @@ fn operator_classes_are_for_one_client_with_whole_namespaces() {
 
 #[test]
 fn a_file_names_itself_in_its_errors_and_its_paths_are_relative_to_it() {
-    let directory = tempfile::tempdir().unwrap();
+    let directory = crate::scratch::folder();
     let path = directory.path().join("p.toml");
     std::fs::write(&path, WHOLE.replace("/run/nvme-vfio/13", "sockets")).unwrap();
     let policy = PolicyFile::open(&path).unwrap();
@@ -341,7 +341,7 @@ fn a_client_has_a_namespace_once_and_two_clients_may_have_the_same_number() {
 
 #[test]
 fn a_policy_that_others_may_change_is_told_of_and_root_is_refused_it() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let path = folder.path().canonicalize().unwrap();
     let (file, sockets) = (path.join("policy.toml"), path.join("sockets"));
     let text = WHOLE.replace("/run/nvme-vfio/13", "sockets");
@@ -399,7 +399,7 @@ fn a_policy_that_others_may_change_is_told_of_and_root_is_refused_it() {
 
 #[test]
 fn a_policy_is_not_its_own_audit() {
-    let folder = tempfile::tempdir().unwrap();
+    let folder = crate::scratch::folder();
     let file = folder.path().join("policy.toml");
     let text = WHOLE.replace("\"audit.jsonl\"", "\"../policy.toml\"");
     let nested = folder.path().join("nested");
