@@ -366,6 +366,21 @@ fn a_command_is_reported_although_its_abort_never_ends(way: Way) {
     assert_eq!((queue.in_flight(), queue.overdue()), (0, 2));
 }
 
+/// As for a thread that is not scheduled before the time of its command is over. The controller works only when it is waited for.
+#[test]
+fn an_admin_command_whose_time_is_over_is_looked_for_once_more() {
+    let bench = bench(
+        Way::InProcess,
+        Options {
+            admin_timeout: Duration::ZERO,
+            ..options(RecoveryLimit::Controller)
+        },
+    );
+    assert_eq!(bench.controller.namespaces().unwrap(), [1]);
+    bench.works(&mut bench.queue());
+    assert_eq!(bench.controller.events(), Default::default());
+}
+
 fn a_blocking_read_whose_abort_never_ends_leaves_no_report_behind(way: Way) {
     let bench = bench(
         way,
