@@ -279,13 +279,12 @@ impl Serving<'_> {
 
     /// Whether connections are looked at: not while a client's end is being dealt with, so that its successor is let in and not refused.
     fn listens(&self) -> bool {
-        !self.is_ending() && !self.rests()
+        !self.is_ending() && self.rests_until().is_none()
     }
 
-    /// Whether nobody is let in for a moment.
-    fn rests(&self) -> bool {
-        self.accept_again
-            .is_some_and(|again| again > Instant::now())
+    /// Until when nobody is let in, where that is so.
+    fn rests_until(&self) -> Option<Instant> {
+        self.accept_again.filter(|again| *again > Instant::now())
     }
 
     /// Whether what was left to be closed is so little that somebody may be let in. If not, it is looked again later.
@@ -417,7 +416,7 @@ impl Serving<'_> {
     /// Lets in who came first, if nobody is there any more, and refuses those whose time is over.
     fn attend_newcomers(&mut self, device: &dyn Device) {
         while self.session.is_none()
-            && !self.rests()
+            && self.rests_until().is_none()
             && !self.newcomers.is_empty()
             && self.is_open()
             && let Some((socket, peer, _)) = self.newcomers.pop_front()
@@ -425,20 +424,20 @@ impl Serving<'_> {
             self.begin(socket, peer, device);
         }
         let now = Instant::now();
-        while self.is_taken()
-            && let Some((_, _, until)) = self.newcomers.front()
+        while let Some((_, _, until)) = self.newcomers.front()
             && *until <= now
+            && self.is_taken()
             && let Some((socket, peer, _)) = self.newcomers.pop_front()
         {
             self.refuse(socket, &peer, &Refused::Busy);
         }
     }
 
-    /// Whether a client is there, and not just being let go.
+    /// Whether a client is there, and not just being let go. One that is gone is not there, however much it has left to do.
     fn is_taken(&self) -> bool {
-        self.session
-            .as_ref()
-            .is_some_and(|(session, _)| session.state() == SessionState::Open)
+        self.session.as_ref().is_some_and(|(session, _)| {
+            session.state() == SessionState::Open && !session.is_hung_up()
+        })
     }
 
     fn begin(&mut self, socket: Connection, peer: Peer, device: &dyn Device) {
@@ -459,7 +458,9 @@ impl Serving<'_> {
 
     /// Sleeps until something can be done. True when connections should be looked at.
     fn wait(&self, stop: &Stop, leaving: bool) -> bool {
-        if self.session.is_none() && !self.newcomers.is_empty() && !self.rests() {
+        // Asked once: whoever rests is woken when that is over, and whoever does not is woken by the listener, whatever time passes here.
+        let rests_until = self.rests_until();
+        if self.session.is_none() && !self.newcomers.is_empty() && rests_until.is_none() {
             return false;
         }
         let mut waiting = Vec::with_capacity(3 + self.refusals.len());
@@ -472,16 +473,16 @@ impl Serving<'_> {
         } else if leaving {
             return false;
         }
-        let listening = !leaving && self.listens();
+        let listening = !leaving && !self.is_ending() && rests_until.is_none();
         if !leaving {
             waiting.push(PollFd::new(stop.as_fd(), PollFlags::POLLIN));
             let refusals = self.refusals.iter();
             waiting.extend(refusals.map(|refusal| PollFd::new(refusal.as_fd(), PollFlags::POLLIN)));
             let newcomers = self.newcomers.iter().map(|(_, _, until)| *until);
-            let newcomers = newcomers.filter(|_| self.is_taken());
+            let taken = !self.newcomers.is_empty() && self.is_taken();
+            let newcomers = newcomers.filter(|_| taken);
             let deadlines = self.refusals.iter().map(Refusal::deadline).chain(newcomers);
-            let again = self.accept_again.filter(|again| *again > Instant::now());
-            until = deadlines.chain(until).chain(again).min();
+            until = deadlines.chain(until).chain(rests_until).min();
         }
         if listening {
             // The last, where its answer is looked for.

@@ -248,8 +248,9 @@ fn a_device_that_breaks_ends_the_server_while_its_client_is_there() {
             {
                 let mut state = device.state();
                 (state.hold, state.slow_resets, state.broken) = (true, true, true);
+                // Before the server can see it: then nobody may be there to take the request.
+                client.send(&request, &[]);
             }
-            client.send(&request, &[]);
             let begun = Instant::now();
             while !running.is_finished() && begun.elapsed() < Duration::from_secs(60) {
                 thread::sleep(Duration::from_millis(1));
@@ -418,6 +419,10 @@ fn of_many_servers_one_gets_the_socket() {
 #[derive(Debug, Default)]
 struct Porter {
     closed: AtomicBool,
+    /// How many have come.
+    asked: AtomicUsize,
+    /// Whoever has it keeps the server from going on with who has come.
+    hold: Mutex<()>,
     /// How many were let in, or may wait for it.
     admitted: AtomicUsize,
     seen: Mutex<Vec<String>>,
@@ -439,6 +444,8 @@ impl Porter {
 impl Doorkeeper for Porter {
     fn admit(&self, peer: &Peer) -> Result<(), Errno> {
         assert_eq!(peer.gid, nix::unistd::getgid().as_raw());
+        self.asked.fetch_add(1, Ordering::Relaxed);
+        drop(self.hold.lock());
         if self.closed.load(Ordering::Relaxed) {
             Err(Errno::EACCES)
         } else {
@@ -573,6 +580,37 @@ fn who_is_not_admitted_takes_no_place_of_those_that_wait() {
         });
         assert!(matches!(answer, Ok(()) | Err(Errno::EBUSY)), "{answer:?}");
         answer.is_ok()
+    });
+}
+
+#[test]
+fn who_waits_for_one_that_has_gone_is_let_in_however_long_that_ones_work_takes() {
+    let porter = Arc::new(Porter::default());
+    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
+    let options = ServerOptions {
+        doorkeeper: Some(doorkeeper),
+        ..ServerOptions::default()
+    };
+    serve(options, |path, device, _| {
+        let mut first = open(path);
+        let hold = porter.hold.lock();
+        let mut next = Client::connect(path);
+        let id = next.send(&VERSION, &[]);
+        soon("the next one is seen", || {
+            porter.asked.load(Ordering::Relaxed) == 2
+        });
+        // It comes to wait when the first is gone, with more left to do than is done at a time.
+        let busy = device.state();
+        for _ in 0..200 {
+            let (bytes, _) = first.encode(&Request::DeviceReset, true);
+            first.send_bytes(&bytes, &[]).expect("sent");
+        }
+        drop(first);
+        drop(hold);
+        // Longer than somebody waits for one that is there.
+        thread::sleep(Duration::from_millis(1500));
+        drop(busy);
+        next.answer(id).expect("let in, not refused");
     });
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::os::unix::fs::{FileTypeExt, MetadataExt, OpenOptionsExt, PermissionsExt, lchown};
 use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use nix::fcntl::{Flock, FlockArg};
 use nix::sys::socket::{
@@ -137,8 +137,9 @@ fn remove_stale(path: &Path, address: &UnixAddr) -> Result<(), ServerError> {
 
 /// Keeps other servers of this directory from looking for sockets left behind, for as long as the lock is held. A directory that may not be read has no lock.
 fn lock_directory(path: &Path) -> Option<Flock<File>> {
-    /// Nobody holds it for longer than a bind takes.
-    const PATIENCE: Duration = Duration::from_secs(2);
+    /// Nobody holds it for longer than a bind takes. So many looks, and not a time: what holds this process up may hold up who has the lock, too.
+    const LOOKS: u32 = 400;
+    const AGAIN: Duration = Duration::from_millis(5);
     let directory = match path.parent() {
         Some(directory) if !directory.as_os_str().is_empty() => directory,
         _ => Path::new("."),
@@ -148,15 +149,15 @@ fn lock_directory(path: &Path) -> Option<Flock<File>> {
         .custom_flags(libc::O_DIRECTORY | libc::O_CLOEXEC)
         .open(directory)
         .ok()?;
-    let until = Instant::now() + PATIENCE;
-    loop {
+    for _ in 0..LOOKS {
         match Flock::lock(file, FlockArg::LockExclusiveNonblock) {
             Ok(lock) => return Some(lock),
-            Err((back, Errno::EAGAIN | Errno::EINTR)) if Instant::now() < until => file = back,
+            Err((back, Errno::EAGAIN | Errno::EINTR)) => file = back,
             Err(_) => return None,
         }
-        std::thread::sleep(Duration::from_millis(5));
+        std::thread::sleep(AGAIN);
     }
+    None
 }
 
 fn identity(path: &Path) -> io::Result<(u64, u64)> {
