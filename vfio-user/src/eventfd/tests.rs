@@ -61,7 +61,7 @@ fn does_not_block_on_one_that_is_full_and_blocking() {
         sender.send(()).expect("the test waits");
     });
     receiver
-        .recv_timeout(Duration::from_secs(20))
+        .recv_timeout(Duration::from_secs(60))
         .expect("signal() blocks");
     let mut descriptors = [PollFd::new(client.as_fd(), PollFlags::POLLIN)];
     poll(&mut descriptors, PollTimeout::ZERO).expect("polled");

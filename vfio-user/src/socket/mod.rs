@@ -216,6 +216,10 @@ impl Socket {
                     bytes = bytes.get(sent..).unwrap_or(&[]);
                     descriptors = &[];
                 }
+                // The descriptors can be what is too much: then there is room for bytes, and the wait is none.
+                None if !descriptors.is_empty() && deadline.has_passed() => {
+                    return Err(SocketError::TimedOut);
+                }
                 None => self.wait_writable(deadline)?,
             }
         }

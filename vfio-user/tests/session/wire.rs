@@ -49,7 +49,7 @@ fn waits_have_an_end() {
     let wait = |rig: &mut Rig| {
         let begun = Instant::now();
         while rig.poll() == SessionState::Open {
-            assert!(begun.elapsed() < Duration::from_secs(20));
+            assert!(begun.elapsed() < Duration::from_secs(60));
             let until = rig.session.deadline().expect("a deadline");
             assert!(until < Instant::now() + 2 * short);
             std::thread::sleep(until.saturating_duration_since(Instant::now()));
@@ -74,7 +74,7 @@ fn waits_have_an_end() {
     rig.client.send_bytes(&header, &[]).expect("sent");
     let begun = Instant::now();
     while rig.poll() == SessionState::Open {
-        assert!(begun.elapsed() < Duration::from_secs(20));
+        assert!(begun.elapsed() < Duration::from_secs(60));
         let _ = rig.client.send_bytes(&[0], &[]);
         std::thread::sleep(Duration::from_millis(3));
     }
@@ -84,7 +84,8 @@ fn waits_have_an_end() {
     let mut rig = Rig::open_with(options);
     let (request, _) = rig.client.encode(&read(BAR, 0, 2 * PAGE as u32), false);
     let mut sent = 0;
-    while rig.session.interest() != Some(PollFlags::POLLOUT) {
+    // Until the reply waits; on a machine that was held up just then, until that was too long.
+    while rig.session.interest() == Some(PollFlags::POLLIN) {
         rig.client.send_bytes(&request, &[]).expect("sent");
         rig.poll();
         sent += 1;
@@ -258,7 +259,7 @@ fn descriptors_of_half_a_message_are_closed_at_the_end() {
 fn is_closed_soon(reader: &std::io::PipeReader) {
     let begun = Instant::now();
     while !is_closed(reader) {
-        assert!(begun.elapsed() < Duration::from_secs(20), "it stays open");
+        assert!(begun.elapsed() < Duration::from_secs(60), "it stays open");
         std::thread::sleep(Duration::from_millis(1));
     }
 }
