@@ -107,6 +107,8 @@ impl<P: Policy + ?Sized + 'static> Builder<'_, P> {
                     source,
                 }
             })?;
+        // It is given turns all the time, however many those are: its Timestamp counts milliseconds.
+        emulator.tell_time(true);
         health.told_by(&emulator);
         let served = self.served(client, &emulator)?;
         let seat = Seat::new(Arc::clone(&emulator));

@@ -1,13 +1,14 @@
 //! Two clients, each with its own blocks.
+#![allow(unsafe_code)] // Sends admin commands of which the driver has no safe form.
 
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
-use nvme_vfio::{CommandError, Error, QueueOptions};
+use nvme_vfio::{AdminData, CommandError, Controller, Error, QueueOptions};
 use nvme_vfio_passthrough::policy::GroupPolicy;
 use nvme_vfio_passthrough::server::{OpenedGroup, Prepared, ServeOptions};
 use nvme_vfio_passthrough::{Access, Client, DecodedCommand, Extent, Policy, Reason, Verdict};
-use nvme_vfio_queues::Status;
+use nvme_vfio_queues::{Command, Status};
 
 use crate::place::{Place, check, fill};
 
@@ -48,6 +49,46 @@ fn what_a_client_leaves_it_finds_again() {
     drop(a);
     let a = place.open("vm-a");
     check(&a, 5);
+    drop(a);
+    serving.finish().unwrap();
+}
+
+/// The Timestamp feature: milliseconds.
+fn clock(controller: &Controller, set: Option<u64>) -> Duration {
+    let mut bytes = set.unwrap_or_default().to_le_bytes();
+    let command = Command {
+        opcode: if set.is_some() { 0x09 } else { 0x0a },
+        cdw10: 0x0e,
+        ..Command::ZERO
+    };
+    let data = match set {
+        Some(_) => AdminData::ToController(&bytes),
+        None => AdminData::FromController(&mut bytes),
+    };
+    // SAFETY: Set and Get Features touch no memory but that of the data pointer, which the driver fills in for `bytes`.
+    unsafe { controller.admin_raw(command, data) }.unwrap();
+    Duration::from_millis(u64::from_le_bytes(bytes) & ((1 << 48) - 1))
+}
+
+#[test]
+fn a_clients_clock_counts_milliseconds() {
+    const SET: u64 = 1_000_000;
+    let place = Place::two_halves();
+    let serving = place.serve();
+    let a = place.open("vm-a");
+    let before = Instant::now();
+    clock(&a, Some(SET));
+    let set = Instant::now();
+    std::thread::sleep(Duration::from_millis(300));
+    let asked = Instant::now();
+    let went = clock(&a, None) - Duration::from_millis(SET);
+    // A millisecond that has begun may count or not.
+    let (least, most) = (asked - set, before.elapsed());
+    let one = Duration::from_millis(1);
+    assert!(
+        least <= went + one && went <= most + one,
+        "{least:?} {went:?} {most:?}"
+    );
     drop(a);
     serving.finish().unwrap();
 }
