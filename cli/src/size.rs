@@ -240,6 +240,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn any_text_is_parsed_without_panic(text in "\\PC{0,12}") {
             let _ = parse_size(&text);

@@ -54,8 +54,6 @@ mod memory;
 mod page;
 mod pool;
 mod quarantine;
-#[cfg(test)]
-mod seeded;
 mod shared;
 mod space;
 

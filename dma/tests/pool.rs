@@ -9,7 +9,6 @@ use nvme_vfio_dma::{
     MapError, Pool, PoolOptions, page_size,
 };
 use proptest::prelude::*;
-use proptest::test_runner::{Config, RngSeed};
 
 fn pool(domain: FakeDomain, options: PoolOptions) -> (Arc<FakeDomain>, Pool) {
     let domain = Arc::new(domain);
@@ -269,20 +268,6 @@ fn threads_share_it() {
     assert!(domain.mappings().is_empty(), "a page was lost");
 }
 
-fn config() -> Config {
-    let seed = std::env::var("PROPTEST_RNG_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(0x6e76_6d65);
-    eprintln!("PROPTEST_RNG_SEED={seed}");
-    Config {
-        cases: 60,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        ..Config::default()
-    }
-}
-
 #[derive(Debug, Clone)]
 enum Step {
     Allocate { length: usize, bit: u32 },
@@ -336,7 +321,7 @@ impl Part {
 }
 
 proptest! {
-    #![proptest_config(config())]
+    #![proptest_config(nvme_vfio_seeded::seeded(60))]
 
     #[test]
     fn nothing_overlaps_and_nothing_is_lost(steps in proptest::collection::vec(step(), 1..120)) {

@@ -72,10 +72,7 @@ fn loading_process() {
 fn a_killed_client_gets_its_memory_back_untouched() {
     let soak = std::env::var_os("NVME_VFIO_SOAK").is_some_and(|value| value == "1");
     let count = if soak { 1000 } else { 10 };
-    let seed: u64 = std::env::var("NVME_VFIO_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(1);
+    let seed = nvme_vfio_seeded::seed("killed clients", 1);
     let folder = tempfile::tempdir().unwrap();
     let slowest = SLOWEST.as_millis();
     // Completions that come late, and data that comes late: the file's are moved by other threads.

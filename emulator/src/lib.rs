@@ -69,8 +69,6 @@ mod random;
 mod registers;
 mod rung;
 mod script;
-#[cfg(test)]
-mod seeded;
 mod serve;
 mod thread;
 mod trace;

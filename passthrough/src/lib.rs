@@ -25,8 +25,6 @@ pub mod privileges;
 mod reason;
 #[cfg(test)]
 mod scratch;
-#[cfg(test)]
-mod seeded;
 pub mod server;
 mod trust;
 mod verdict;

@@ -40,8 +40,6 @@ pub mod opcode;
 pub mod prp;
 pub mod registers;
 pub mod ring;
-#[cfg(test)]
-mod seeded;
 pub mod slots;
 pub mod status;
 mod sync;

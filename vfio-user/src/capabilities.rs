@@ -217,6 +217,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn what_is_told_is_understood(
             max_msg_fds: u32, max_data_xfer_size in 1u32.., max_dma_maps: u32, pgsizes in 1u64.., write_multiple: bool, twin_socket: bool,

@@ -188,12 +188,8 @@ fn random_connections_leave_nothing_behind() {
     }
     let whole = std::env::var_os("NVME_VFIO_SOAK").is_some_and(|value| value == "1");
     let count = if whole { 10_000 } else { 100 };
-    let seed = std::env::var("NVME_VFIO_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(0x5eed);
-    println!("{count} connections, seed {seed}");
-    let mut random = Random(seed);
+    let what = format!("{count} connections");
+    let mut random = Random(nvme_vfio_seeded::seed(&what, 0x5eed));
     let folder = tempfile::tempdir().expect("a directory");
     let mut served = Served::start(folder.path());
     // What is allocated once has been, and asynchronous I/O is set up.

@@ -471,14 +471,20 @@ impl Doorkeeper for Porter {
     }
 }
 
-#[test]
-fn a_doorkeeper_hears_of_memory_that_is_not_taken() {
+/// A doorkeeper, and the options of a server that has it.
+fn attended() -> (Arc<Porter>, ServerOptions) {
     let porter = Arc::new(Porter::default());
     let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
     let options = ServerOptions {
         doorkeeper: Some(doorkeeper),
         ..ServerOptions::default()
     };
+    (porter, options)
+}
+
+#[test]
+fn a_doorkeeper_hears_of_memory_that_is_not_taken() {
+    let (porter, options) = attended();
     let mut count = 0;
     serve(options, |path, _, _| {
         let mut client = open(path);
@@ -515,12 +521,7 @@ fn a_doorkeeper_hears_of_memory_that_is_not_taken() {
 
 #[test]
 fn who_is_not_admitted_costs_the_present_client_nothing() {
-    let porter = Arc::new(Porter::default());
-    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
-    let options = ServerOptions {
-        doorkeeper: Some(doorkeeper),
-        ..ServerOptions::default()
-    };
+    let (porter, options) = attended();
     serve(options, |path, device, _| {
         let mut first = open(path);
         porter.closed.store(true, Ordering::Relaxed);
@@ -551,12 +552,7 @@ fn who_is_not_admitted_costs_the_present_client_nothing() {
 #[test]
 fn who_is_not_admitted_takes_no_place_of_those_that_wait() {
     at_times("let in", || {
-        let porter = Arc::new(Porter::default());
-        let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
-        let options = ServerOptions {
-            doorkeeper: Some(doorkeeper),
-            ..ServerOptions::default()
-        };
+        let (porter, options) = attended();
         let mut answer = Err(Errno::EBUSY);
         serve(options, |path, _, _| {
             let first = open(path);
@@ -585,12 +581,7 @@ fn who_is_not_admitted_takes_no_place_of_those_that_wait() {
 
 #[test]
 fn who_waits_for_one_that_has_gone_is_let_in_however_long_that_ones_work_takes() {
-    let porter = Arc::new(Porter::default());
-    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
-    let options = ServerOptions {
-        doorkeeper: Some(doorkeeper),
-        ..ServerOptions::default()
-    };
+    let (porter, options) = attended();
     serve(options, |path, device, _| {
         let mut first = open(path);
         let hold = porter.hold.lock();
@@ -616,12 +607,7 @@ fn who_waits_for_one_that_has_gone_is_let_in_however_long_that_ones_work_takes()
 
 #[test]
 fn a_doorkeeper_hears_of_those_that_came_while_somebody_was_there() {
-    let porter = Arc::new(Porter::default());
-    let doorkeeper: Arc<dyn Doorkeeper> = Arc::clone(&porter) as _;
-    let options = ServerOptions {
-        doorkeeper: Some(doorkeeper),
-        ..ServerOptions::default()
-    };
+    let (porter, options) = attended();
     serve(options, |path, _, stop| {
         let _first = open(path);
         let mut second = Client::connect(path);

@@ -167,7 +167,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::config())]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn what_is_printed_parses_back(domain: u32, bus: u8, devfn: u8) {

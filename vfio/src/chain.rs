@@ -111,7 +111,7 @@ pub(crate) mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::config())]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn hostile_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 0..256), first in 0u32..300) {

@@ -225,7 +225,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::config())]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn hostile_bytes_end(bytes in proptest::collection::vec(any::<u8>(), 256)) {

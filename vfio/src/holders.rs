@@ -279,7 +279,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::config())]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn any_text_is_answered(text: String) {

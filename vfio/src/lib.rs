@@ -62,8 +62,6 @@ mod memlock;
 mod processes;
 mod region;
 mod reset;
-#[cfg(test)]
-mod seeded;
 mod sysfs;
 mod viability;
 

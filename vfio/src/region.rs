@@ -356,7 +356,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::config())]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn hostile_descriptions_are_answered(

@@ -139,6 +139,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn a_class_is_narrow(ticks: u64) {
             let middle = middle_of(class_of(ticks));

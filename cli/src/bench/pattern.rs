@@ -103,6 +103,8 @@ mod tests {
     }
 
     proptest::proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn random_stays_inside(count: u64, seed: u64) {
             let mut pattern = Random::new(count, seed);

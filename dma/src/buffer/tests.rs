@@ -158,7 +158,7 @@ fn the_device_sees_the_same_bytes() {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::config(200))]
+    #![proptest_config(nvme_vfio_seeded::seeded(200))]
 
     #[test]
     fn parts_behave_as_vectors(steps in proptest::collection::vec((any::<bool>(), any::<prop::sample::Index>(), any::<prop::sample::Index>(), any::<u8>()), 1..60)) {

@@ -109,7 +109,7 @@ fn run(steps: &[Step], offset: u64, avoid: &RangeInclusive<u64>) {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::config(400))]
+    #![proptest_config(nvme_vfio_seeded::seeded(400))]
 
     #[test]
     fn behaves_as_one_flag_per_number(

@@ -67,7 +67,7 @@ fn nothing_is_chosen_for_nothing() {
 
 #[cfg(not(miri))] // nothing unsafe in it, and an hour long there
 proptest! {
-    #![proptest_config(crate::seeded::config(200))]
+    #![proptest_config(nvme_vfio_seeded::seeded(200))]
 
     /// A small IOMMU with a hole is filled until nothing fits, emptied in any order, and then has everything again.
     #[test]

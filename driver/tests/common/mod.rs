@@ -26,17 +26,12 @@ pub(crate) fn open_with(options: Options) -> Controller {
     Controller::open_with(&address(), options).expect("the controller under test opens")
 }
 
-/// A small seeded generator (xorshift64*), so that every run is the same one unless `NVME_VFIO_TEST_SEED` says otherwise.
+/// A small seeded generator (xorshift64*), so that every run is the same one unless `NVME_VFIO_SEED` says otherwise.
 pub(crate) struct Random(u64);
 
 impl Random {
     pub(crate) fn seeded(what: &str) -> Self {
-        let seed = std::env::var("NVME_VFIO_TEST_SEED")
-            .ok()
-            .and_then(|seed| seed.parse().ok())
-            .unwrap_or(0x5eed_0001);
-        println!("{what}: NVME_VFIO_TEST_SEED={seed}");
-        Self(seed | 1)
+        Self(nvme_vfio_seeded::seed(what, 0x5eed_0001) | 1)
     }
 
     pub(crate) fn next(&mut self) -> u64 {

@@ -8,7 +8,7 @@ use nvme_vfio_emulator::{CommandFault, ControllerFault, Fault, Matcher, Until};
 use proptest::prelude::*;
 
 use crate::bench::*;
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 ways![
     random_identify_data_is_survived,

@@ -15,5 +15,3 @@ mod lending;
 mod malformed;
 mod media;
 mod scripts;
-#[path = "../common/seeded.rs"]
-mod seeded;

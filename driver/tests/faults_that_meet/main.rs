@@ -22,8 +22,6 @@ use proptest::prelude::*;
 #[path = "../common/way.rs"]
 mod way;
 
-#[path = "../common/seeded.rs"]
-mod seeded;
 mod storm;
 
 use way::{Device, Way};

@@ -1,7 +1,7 @@
 //! Faults, resets and waits in any order, with books kept of every I/O and buffer.
 
 use super::*;
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 /// What a round of the storm does.
 #[derive(Debug, Clone)]

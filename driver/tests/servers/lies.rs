@@ -157,14 +157,12 @@ fn use_it(transport: VfioUserTransport) -> Result<(), Error> {
 
 #[test]
 fn lies_do_no_harm() {
-    let seed = std::env::var("NVME_VFIO_TEST_SEED")
-        .ok()
-        .and_then(|seed| seed.parse().ok());
-    let (first, count) = seed.map_or((1, 80), |seed: u64| (seed, 1));
+    let seed = nvme_vfio_seeded::chosen();
+    let (first, count) = seed.map_or((1, 80), |seed| (seed, 1));
     let server = ServedProcess::start("size=16M", Doorbells::Mapped);
     let mut ends = [0; 4];
     for seed in first..first + count {
-        println!("NVME_VFIO_TEST_SEED={seed}");
+        println!("NVME_VFIO_SEED={seed}");
         let start = Instant::now();
         let far = Deadline::after(FAR);
         let theirs = Socket::connect(&server.path(), far).unwrap();

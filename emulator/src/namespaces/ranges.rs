@@ -89,7 +89,7 @@ mod tests {
     use super::*;
 
     proptest! {
-        #![proptest_config(crate::seeded::seeded(500))]
+        #![proptest_config(nvme_vfio_seeded::seeded(500))]
 
         /// Against a plain set of numbers.
         #[test]

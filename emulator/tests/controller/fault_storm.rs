@@ -9,7 +9,6 @@ use nvme_vfio_queues::Status;
 use proptest::prelude::*;
 
 use crate::host::*;
-use crate::hostile::seeded;
 
 /// Entries of the I/O queue, one of which always stays empty.
 const SIZE: u32 = 8;
@@ -119,7 +118,7 @@ fn works(host: &mut Host, iova: u64) {
 }
 
 proptest! {
-    #![proptest_config(seeded(400))]
+    #![proptest_config(nvme_vfio_seeded::seeded(400))]
 
     #[test]
     fn nothing_is_left_of_a_storm(steps in prop::collection::vec(step(), 1..80), late in any::<bool>()) {
@@ -271,7 +270,7 @@ fn text() -> impl Strategy<Value = String> {
 }
 
 proptest! {
-    #![proptest_config(seeded(4000))]
+    #![proptest_config(nvme_vfio_seeded::seeded(4000))]
 
     #[test]
     fn any_text_is_read_or_refused_with_a_line_of_it(text in text()) {

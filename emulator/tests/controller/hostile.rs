@@ -7,22 +7,8 @@ use std::sync::atomic::Ordering;
 use nvme_vfio_dma::{Access, IommuDomain, Iova, MapRegion};
 use nvme_vfio_emulator::FaultReason;
 use proptest::prelude::*;
-use proptest::test_runner::RngSeed;
 
 use crate::host::*;
-
-/// A fixed seed, printed so that a failure tells it; `NVME_VFIO_SEED` in the environment chooses another.
-pub(crate) fn seeded(cases: u32) -> ProptestConfig {
-    let chosen = std::env::var("NVME_VFIO_SEED").ok();
-    let seed = chosen.and_then(|seed| seed.parse().ok()).unwrap_or(2026);
-    eprintln!("NVME_VFIO_SEED={seed}");
-    ProptestConfig {
-        cases,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        ..ProptestConfig::default()
-    }
-}
 
 /// Mostly small values, some at the edges, some anything.
 fn dword() -> impl Strategy<Value = u32> {
@@ -154,7 +140,7 @@ fn attack(config: &str, qid: u16, entries: &[Dwords]) {
 }
 
 proptest! {
-    #![proptest_config(seeded(160))]
+    #![proptest_config(nvme_vfio_seeded::seeded(160))]
 
     #[test]
     fn random_admin_commands(entries in prop::collection::vec(entry(), 64)) {

@@ -21,7 +21,6 @@ mod namespaces;
 mod personality;
 mod quick;
 mod registers;
-mod seeded;
 mod shadow;
 mod thread;
 mod trace;

@@ -4,7 +4,7 @@ use nvme_vfio_dma::SharedMemory;
 use proptest::prelude::*;
 
 use crate::host::*;
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 const INVALID_FIELD: u16 = 0x002;
 const INVALID_NAMESPACE: u16 = 0x00b;

@@ -6,7 +6,7 @@ use nvme_vfio_emulator::Trace;
 use proptest::prelude::*;
 
 use crate::host::*;
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 const SIZE: &str = "size=1M,mdts=2,queues=2,nsids=1:3";
 /// Pages of data memory. Behind them nothing is mapped.

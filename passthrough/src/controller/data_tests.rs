@@ -35,7 +35,7 @@ fn pages(slots: usize) -> Pages {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(500))]
+    #![proptest_config(nvme_vfio_seeded::seeded(500))]
 
     /// Any cut of any scattered data names the same bytes as the data itself does.
     #[test]

@@ -35,7 +35,7 @@ fn table(parts: &[(u16, u32, u64, u64)]) -> Vec<(u16, u32, u64)> {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(1_000))]
+    #![proptest_config(nvme_vfio_seeded::seeded(1_000))]
 
     #[test]
     fn a_deallocation_names_each_block_as_often_as_its_ranges_do(

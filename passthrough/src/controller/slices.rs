@@ -228,7 +228,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::seeded(1_000))]
+        #![proptest_config(nvme_vfio_seeded::seeded(1_000))]
         /// Against one table entry for each block.
         #[test]
         fn pieces_are_the_blocks_of_the_table(

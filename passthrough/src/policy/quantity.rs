@@ -90,7 +90,7 @@ mod tests {
     }
 
     proptest::proptest! {
-        #![proptest_config(crate::seeded::seeded(256))]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         #[test]
         fn what_is_shown_is_read_back(number: u64) {

@@ -217,7 +217,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::seeded(2_000))]
+        #![proptest_config(nvme_vfio_seeded::seeded(2_000))]
 
         #[test]
         fn conflicts_are_those_that_a_block_by_block_search_finds(list in slices()) {

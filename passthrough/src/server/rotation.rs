@@ -132,7 +132,7 @@ mod tests {
     }
 
     proptest! {
-        #![proptest_config(crate::seeded::seeded(256))]
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
         /// However work comes: nobody with work waits for more than eight rounds, and nobody has two turns in one.
         #[test]

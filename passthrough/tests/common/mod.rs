@@ -27,10 +27,5 @@ pub(crate) fn whole(soak: &str, count: u64) -> u64 {
 
 /// The seed of a run: `NVME_VFIO_SEED`, or always the same one. It is printed.
 pub(crate) fn seeded(what: &str) -> Random {
-    let seed = std::env::var("NVME_VFIO_SEED")
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .unwrap_or(0x5eed);
-    println!("{what}: NVME_VFIO_SEED={seed}");
-    Random::new(seed)
+    Random::new(nvme_vfio_seeded::seed(what, 0x5eed))
 }

@@ -353,7 +353,7 @@ fn uniform_bytes_are_values() {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(64))]
+    #![proptest_config(nvme_vfio_seeded::seeded(64))]
 
     #[test]
     fn any_bytes_are_values(bytes in proptest::collection::vec(any::<u8>(), 4096)) {

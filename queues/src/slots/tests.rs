@@ -6,7 +6,7 @@ use std::rc::Rc;
 use proptest::prelude::*;
 
 use super::{IdentifierError, MAX_SLOTS, SlotTable};
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 /// The specification's special identifier.
 const NEVER: u16 = 0xffff;

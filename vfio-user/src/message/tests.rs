@@ -62,6 +62,8 @@ fn data() -> impl Strategy<Value = Vec<u8>> {
 }
 
 proptest! {
+    #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
     #[test]
     fn headers_survive(id: u16, command: u16, payload in 0..u32::MAX - 16, kind in 0..4, errno: u32) {
         let kind = match kind {

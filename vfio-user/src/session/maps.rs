@@ -123,6 +123,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn overlaps_are_found_as_by_looking_at_each(ranges in prop::collection::vec((0u64..64, 1u64..16), 0..20), address in 0u64..64, length in 1u64..16) {
             let mut maps = Maps::default();

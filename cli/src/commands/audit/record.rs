@@ -223,6 +223,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn a_hostile_record_is_one_line_of_printable_ascii(
             kind in prop::sample::select(vec!["command", "event", "counted", "dropped", "other"]),

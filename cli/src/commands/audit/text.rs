@@ -64,6 +64,8 @@ mod tests {
     }
 
     proptest! {
+        #![proptest_config(nvme_vfio_seeded::seeded(256))]
+
         #[test]
         fn nothing_but_printable_ascii_comes_out(text in any::<String>(), bytes in any::<Vec<u8>>()) {
             for shown in [printable(&text), printable(&shortened(&bytes))] {

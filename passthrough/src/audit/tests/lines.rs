@@ -243,7 +243,7 @@ fn events(cause: &Text) -> Vec<Event> {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(64))]
+    #![proptest_config(nvme_vfio_seeded::seeded(64))]
 
     #[test]
     fn whatever_a_client_can_name_comes_out_as_one_line_of_json(name in nasty(), cause in nasty()) {

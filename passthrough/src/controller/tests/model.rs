@@ -524,7 +524,7 @@ const NO_LIMITS: &str = ",msrc=127,mssrl=128,mcl=1024";
 const LIMITS: &str = ",vsl=1,wzsl=1,wusl=1,dmrl=3,dmrsl=7,dmsl=9,msrc=7,mssrl=5,mcl=11";
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(5))]
+    #![proptest_config(nvme_vfio_seeded::seeded(5))]
 
     #[test]
     fn commands_on_one_namespace_do_what_they_say(slices in slices(false), steps in steps()) {

@@ -47,7 +47,7 @@ fn rounds() -> impl Strategy<Value = Vec<Round>> {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(12))]
+    #![proptest_config(nvme_vfio_seeded::seeded(12))]
 
     #[test]
     fn each_command_ends_once(rounds in rounds(), bounce in any::<bool>()) {

@@ -6,7 +6,7 @@ use super::super::cases::{Cases, GEOMETRY};
 use super::super::field::{Fate, WORDS};
 use super::super::request::View;
 use super::super::table::{Row, Rule};
-use super::{Decoder, QUEUES, VIEWS, decoder, entry, geometry, rows, seeded, table};
+use super::{Decoder, QUEUES, VIEWS, decoder, entry, geometry, rows, table};
 use crate::command::{DecodedCommand, Extent, QueueKind};
 use crate::reason::Refusal;
 
@@ -214,7 +214,7 @@ fn any_entry() -> impl Strategy<Value = (QueueKind, [u32; WORDS])> {
 }
 
 proptest! {
-    #![proptest_config(seeded(1000))]
+    #![proptest_config(nvme_vfio_seeded::seeded(1000))]
 
     #[test]
     fn every_bit_of_any_entry_is_accounted_for((queue, entry) in any_entry(), list: [[u8; 16]; 2]) {
@@ -226,7 +226,7 @@ proptest! {
 }
 
 proptest! {
-    #![proptest_config(seeded(500))]
+    #![proptest_config(nvme_vfio_seeded::seeded(500))]
 
     /// The same with nothing but noise.
     #[test]

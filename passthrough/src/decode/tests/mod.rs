@@ -5,8 +5,6 @@ mod opcodes;
 mod reference;
 mod rows;
 
-use proptest::test_runner::{Config, RngSeed};
-
 use super::cases::{Command, GEOMETRY};
 use super::field::WORDS;
 use super::request::View;
@@ -16,22 +14,6 @@ use crate::command::{Geometry, QueueKind};
 
 const QUEUES: [QueueKind; 2] = [QueueKind::Admin, QueueKind::Io];
 const VIEWS: [View; 2] = [View::Client, View::Owner];
-
-/// A configuration with a fixed seed, printed so that a failure tells it; `NVME_VFIO_SEED` chooses another.
-fn seeded(cases: u32) -> Config {
-    let seed = std::env::var("NVME_VFIO_SEED");
-    let seed = seed
-        .ok()
-        .and_then(|seed| seed.parse().ok())
-        .unwrap_or(2_026);
-    eprintln!("NVME_VFIO_SEED={seed}");
-    Config {
-        cases,
-        rng_seed: RngSeed::Fixed(seed),
-        failure_persistence: None,
-        ..Config::default()
-    }
-}
 
 fn table(queue: QueueKind) -> &'static Table {
     match queue {

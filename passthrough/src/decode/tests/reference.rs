@@ -3,7 +3,7 @@
 use proptest::prelude::*;
 
 use super::super::request::View;
-use super::{decoder, seeded};
+use super::decoder;
 use crate::command::{Access, CommandSet, Geometry, QueueKind};
 
 /// What the reference makes of a command: its blocks, or nothing where it must not pass.
@@ -232,16 +232,8 @@ fn check(given: &Given) -> bool {
 #[test]
 fn the_decoder_reads_as_the_reference_does() {
     use proptest::strategy::ValueTree;
-    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
-    let config = seeded(0);
-    let seed = match config.rng_seed {
-        proptest::test_runner::RngSeed::Fixed(seed) => seed,
-        proptest::test_runner::RngSeed::Random => unreachable!("the seed is fixed"),
-    };
-    let mut bytes = [0; 32];
-    bytes[..8].copy_from_slice(&seed.to_le_bytes());
-    let rng = TestRng::from_seed(RngAlgorithm::ChaCha, &bytes);
-    let mut runner = TestRunner::new_with_rng(config, rng);
+    use proptest::test_runner::TestRunner;
+    let mut runner = TestRunner::new(nvme_vfio_seeded::seeded(0));
     let strategy = any_given();
     let mut passed = [0_u32; 256];
     for _ in 0..20_000 {

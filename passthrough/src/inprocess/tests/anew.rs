@@ -67,7 +67,7 @@ fn block_status_is_made_anew_from_its_range() {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(5_000))]
+    #![proptest_config(nvme_vfio_seeded::seeded(5_000))]
 
     /// What the controller gets says what was given, bit for bit, where it passes.
     #[test]

@@ -292,7 +292,7 @@ fn a_group_is_called_by_its_lowest_function_however_it_is_reached() {
 }
 
 proptest::proptest! {
-    #![proptest_config(crate::seeded::seeded(256))]
+    #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
     /// Whatever is cut out, doubled or changed: an error with a place in the text, or a policy.
     #[test]

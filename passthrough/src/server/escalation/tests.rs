@@ -166,7 +166,7 @@ fn a_controller_that_is_gone_is_given_up_at_once() {
 }
 
 proptest! {
-    #![proptest_config(crate::seeded::seeded(256))]
+    #![proptest_config(nvme_vfio_seeded::seeded(256))]
 
     /// Whatever succeeds or fails, ends or hangs: it comes to an end in bounded time, its steps only widen, and a queue is given back for use only when nothing overdue is in it.
     #[test]

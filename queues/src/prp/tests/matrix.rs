@@ -4,7 +4,7 @@ use proptest::prelude::*;
 
 use super::super::{PageSize, PrpListMemory, Segment, build, build_scattered};
 use super::reference::{List, expected, walk};
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 const MAX_LEN: usize = 8 << 20;
 

@@ -17,7 +17,7 @@ use super::{
     CompletionMemory, CompletionRing, Doorbell, DoorbellWrite, SubmissionMemory, SubmissionRing,
 };
 use crate::entry::{Command, CompletionEntry};
-use crate::seeded::seeded;
+use nvme_vfio_seeded::seeded;
 
 /// What lies in memory where nobody wrote; its phase tag would be that of a new entry.
 const CANARY: u8 = 0xa5;
